@@ -1,0 +1,1 @@
+"""Plumbing between geartrain and PyTorch: flat vectors, batches, random states, kernels. Private."""

@@ -1,0 +1,7 @@
+"""``python -m geartrain.cli``."""
+
+import sys
+
+from geartrain.cli import main
+
+sys.exit(main())

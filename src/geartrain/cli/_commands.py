@@ -1,0 +1,165 @@
+"""The commands and their options. Each is a record; `parse` fills one in, `execute` does the work."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, Protocol, Union
+
+import tyro
+from tyro.conf import Positional, arg, subcommand
+
+from geartrain.cli._usage import UsageError, nearest
+
+Target = Annotated[
+    str,
+    arg(
+        help="A built-in run (digits, mnist, breast-cancer, diabetes, text), FILE.py:FUNCTION or module:function."
+    ),
+]
+Seed = Annotated[int, arg(help="Seed of the run and of everything random in measuring it.")]
+Device = Annotated[str, arg(help="cpu, cuda, cuda:N or mps.")]
+Json = Annotated[bool, arg(help="Print the result as JSON, and nothing else, on standard output.")]
+
+
+class Command(Protocol):
+    """A command with its options."""
+
+    def execute(self) -> int:
+        """Do it and return the exit code."""
+        ...
+
+
+@dataclass(frozen=True)
+class Diagnose:
+    """Say why a run behaves as it does, what would help (tried on forks of that very run), and how sure that is."""
+
+    target: Positional[Target]
+    budget: Annotated[str, arg(help="Time it may take: 60s, 2min, 500ms.")] = "60s"
+    out: Annotated[Path, arg(help="Folder for the report.")] = Path("geartrain-reports")
+    json: Json = False
+    seed: Seed = 0
+    device: Device = "cpu"
+
+    def execute(self) -> int:
+        """Diagnose, write the report, print the summary."""
+        from geartrain.cli import _diagnose
+
+        return _diagnose.execute(self)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Take one measurement of a run: value ± error, unit, status and cost."""
+
+    name: Positional[
+        Annotated[str, arg(metavar="NAME", help="An instrument; `geartrain instruments` lists them.")]
+    ]
+    target: Positional[Target]
+    steps: Annotated[int, arg(help="Train that many steps first.")] = 0
+    budget: Annotated[str | None, arg(help="Time it may take (5s), or a number of products (100).")] = None
+    json: Json = False
+    seed: Seed = 0
+    device: Device = "cpu"
+
+    def execute(self) -> int:
+        """Measure and print."""
+        from geartrain.cli import _measure
+
+        return _measure.execute(self)
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """List the instruments, each with one line."""
+
+    json: Json = False
+
+    def execute(self) -> int:
+        """Print the list."""
+        from geartrain.cli import _catalogue
+
+        return _catalogue.instruments(json=self.json)
+
+
+@dataclass(frozen=True)
+class Mechanisms:
+    """List the mechanisms that a diagnosis weighs, each with one line."""
+
+    json: Json = False
+
+    def execute(self) -> int:
+        """Print the list."""
+        from geartrain.cli import _catalogue
+
+        return _catalogue.mechanisms(json=self.json)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Diagnose a healthy run on handwritten digits, then its broken twin, and say where the reports are."""
+
+    budget: Annotated[str, arg(help="Time that both diagnoses together may take.")] = "50s"
+    out: Annotated[Path, arg(help="Folder for the reports.")] = Path("geartrain-reports")
+    seed: Seed = 0
+
+    def execute(self) -> int:
+        """Run the demonstration."""
+        from geartrain.cli import _demo
+
+        return _demo.execute(self)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Print the completion script for a shell; `source` it, or put it where the shell looks for such scripts."""
+
+    shell: Positional[Literal["bash", "zsh", "fish"]]
+
+    def execute(self) -> int:
+        """Print the script."""
+        _parse(["--tyro-print-completion", self.shell])
+        return 0
+
+
+COMMANDS = {
+    "diagnose": Diagnose,
+    "measure": Measure,
+    "instruments": Instruments,
+    "mechanisms": Mechanisms,
+    "demo": Demo,
+    "completion": Completion,
+}
+_DESCRIPTION = "geartrain measures neural-network training and says why a run behaves as it does."
+
+
+def parse(argv: list[str]) -> Command:
+    """The command that was typed.
+
+    Raises:
+        UsageError: There is no such command.
+        SystemExit: Help or the version was asked for (code 0), or an option does not exist (code 2).
+    """
+    if argv[:1] == ["--version"]:
+        _version()
+    command = argv[0] if argv else "--help"
+    if not command.startswith("-") and command not in COMMANDS:
+        raise UsageError(
+            f"There is no command {command!r}. {nearest(command, COMMANDS)} See geartrain --help."
+        )
+    return _parse(argv or ["--help"])
+
+
+def _parse(argv: list[str]) -> Command:
+    union: Any = Union[tuple(Annotated[kind, subcommand(name)] for name, kind in COMMANDS.items())]  # noqa: UP007 - built
+    # Flags come in one form only: --json, without a --no-json that nobody needs.
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+    return tyro.cli(union, prog="geartrain", description=_DESCRIPTION, args=argv, config=config)
+
+
+def _version() -> NoReturn:
+    from geartrain import __version__
+
+    sys.stdout.write(f"geartrain {__version__}\n")
+    raise SystemExit(0)

@@ -1,0 +1,83 @@
+"""``geartrain measure``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geartrain.cli import _checks, _output, _target
+from geartrain.cli._usage import UsageError
+from geartrain.errors import UnknownNameError
+from geartrain.records import Cost, Measurement, format_number
+
+if TYPE_CHECKING:
+    from geartrain.cli._commands import Measure
+
+
+def execute(options: Measure) -> int:
+    """Check, build the run, train it so far, quote the price, measure, print."""
+    from geartrain import instruments
+    from geartrain.measure import measure, subject_for
+
+    if options.steps < 0:
+        raise UsageError(f"--steps is {options.steps}; it must be 0 or more.")
+    budget = _budget(options.budget)
+    _checks.device(options.device)
+    try:
+        spec = instruments.get(options.name).spec
+    except UnknownNameError as error:
+        raise UsageError(str(error)) from None
+    run = _target.make_run(options.target, seed=options.seed, device=options.device)
+    with _output.aside():
+        taken = run.advance(options.steps) if options.steps else 0
+        run.require_finite()
+        subject = subject_for(spec.needs, run, options.name)
+        _output.note(f"{options.name} of {run.name} after {taken} steps costs {_words(spec.price(subject))}.")
+        result = measure(run if spec.needs != "objective" else subject, options.name, budget=budget)[
+            options.name
+        ]
+    if options.json:
+        _output.as_json(result)
+    else:
+        _print(result)
+    return 0
+
+
+def _budget(text: str | None) -> Any:
+    if text is None:
+        return None
+    if text.isdigit():
+        return int(text)
+    _checks.seconds(text)
+    return text
+
+
+def _print(result: Measurement) -> None:
+    _output.line(str(result))
+    for label, value, error in _entries(result):
+        _output.line(f"  {label}: {value} ± {error}")
+    _output.line(f"unit    {result.unit}")
+    _output.line(f"status  {result.status}")
+    _output.line(f"cost    {_words(result.cost)}")
+
+
+def _entries(result: Measurement) -> list[tuple[str, str, str]]:
+    """Label, value and error of each entry of a vector; nothing for single numbers and larger arrays."""
+    if np.ndim(result.value) != 1:
+        return []
+    values = np.asarray(result.value)
+    errors = np.broadcast_to(np.asarray(result.standard_error), values.shape)
+    labels = result.coords.get(result.dims[0], range(len(values)))
+    rows = zip(labels, values, errors, strict=True)
+    return [(str(name), format_number(float(v)), format_number(float(e))) for name, v, e in rows]
+
+
+def _words(cost: Cost) -> str:
+    amounts = {
+        "forward passes": cost.forwards,
+        "gradients": cost.gradients,
+        "products": cost.products,
+        "seconds": cost.seconds,
+    }
+    return ", ".join(f"{format_number(n)} {what}" for what, n in amounts.items() if n) or "nothing"

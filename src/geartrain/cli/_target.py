@@ -1,0 +1,158 @@
+"""From what was typed as TARGET to a run: a built-in name, ``FILE.py:FUNCTION`` or ``package.module:function``."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geartrain.cli import _output
+from geartrain.cli._usage import UsageError, complain, nearest
+from geartrain.errors import InputError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from geartrain.run import Run
+
+
+def make_run(target: str, *, seed: int, device: str) -> Run:
+    """The run that a target stands for.
+
+    Raises:
+        UsageError: There is no such built-in run, file, module or function.
+        InputError: Its code failed, or it did not return a run.
+    """
+    from geartrain._torch.rng import seed_all
+    from geartrain.run import Run
+
+    with _output.aside():
+        function = find(target)
+        seed_all(seed)  # a function that takes no seed becomes repeatable all the same
+        run = _call(function, target, {"seed": seed, "device": device})
+    if not isinstance(run, Run):
+        raise InputError(f"{target} returned a {type(run).__name__}; it must return a geartrain.Run.")
+    return run
+
+
+def find(target: str) -> Callable[..., Any]:
+    """The function that a target names.
+
+    Raises:
+        UsageError: There is none.
+        InputError: The file or module cannot be loaded.
+    """
+    place, colon, name = target.rpartition(":")
+    if not colon:
+        return _builtin(target)
+    if not place or not name:
+        raise UsageError(
+            f"TARGET is {target!r}; allowed: a built-in name, FILE.py:FUNCTION or module:function."
+        )
+    module = _from_file(Path(place)) if place.endswith(".py") else _from_module(place)
+    if not hasattr(module, name):
+        functions = [
+            n for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__
+        ]
+        raise UsageError(f"{place} has no function {name!r}. {nearest(name, functions)}")
+    function = getattr(module, name)
+    if not callable(function):
+        raise UsageError(
+            f"{target} is a {type(function).__name__}; it must be a function that returns a geartrain.Run."
+        )
+    return function
+
+
+def _builtin(name: str) -> Callable[..., Any]:
+    from geartrain import builtin
+
+    path = Path(name)
+    if name.endswith(".py"):
+        example = next(iter(_functions_in(path)), "make_run") if path.is_file() else "make_run"
+        raise UsageError(
+            f"{name} names no function; write {name}:{example}, a function that returns a geartrain.Run."
+        )
+    if name.replace("_", "-") not in builtin.names():
+        raise UsageError(
+            f"There is no built-in run named {name!r}. {nearest(name, builtin.names())} "
+            "For a run of your own write FILE.py:FUNCTION or module:function."
+        )
+    return builtin.get(name)
+
+
+def _functions_in(path: Path) -> list[str]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return []
+    return [
+        node.name for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    ]
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        folder = path.parent
+        beside = [p.name for p in folder.glob("*.py")] if folder.is_dir() else []
+        hint = nearest(path.name, beside) if beside else "There is no Python file in that folder."
+        raise UsageError(f"There is no file {path}. {hint}")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # as `python FILE.py` does, so that it finds its neighbours
+    # Registered under a name of its own: workers of a loader unpickle by it, and it may not hide a real module.
+    name = path.stem if path.stem not in sys.modules else f"geartrain_target_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise InputError(f"{path} could not be loaded: {type(error).__name__}: {complain(error)}.") from error
+    return module
+
+
+def _from_module(name: str) -> ModuleType:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise UsageError(
+                f"There is no module {name!r}. Modules are looked for in {Path.cwd()} and where Python's packages are; "
+                "a file is written FILE.py:FUNCTION."
+            ) from error
+        raise InputError(f"{name} could not be loaded: {complain(error)}.") from error
+    except Exception as error:
+        raise InputError(f"{name} could not be loaded: {type(error).__name__}: {complain(error)}.") from error
+
+
+def _call(function: Callable[..., Any], target: str, options: dict[str, Any]) -> Any:
+    accepted, needed = _parameters(function)
+    if needed - options.keys():
+        raise InputError(
+            f"{target} needs the arguments {', '.join(sorted(needed - options.keys()))}; it may only need seed and "
+            "device. Give the others defaults."
+        )
+    if options["device"] != "cpu" and not accepted & {"device", "**"}:
+        raise UsageError(
+            f"--device {options['device']} was asked for, but {target} takes no device; let it accept one."
+        )
+    chosen = options if "**" in accepted else {k: v for k, v in options.items() if k in accepted}
+    return function(**chosen)
+
+
+def _parameters(function: Callable[..., Any]) -> tuple[set[str], set[str]]:
+    """Names that may be passed as keywords ("**" for any), and those that must be."""
+    parameters = inspect.signature(function).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    anything = {"**"} if any(p.kind is p.VAR_KEYWORD for p in parameters) else set()
+    return {p.name for p in named} | anything, {p.name for p in named if p.default is p.empty}

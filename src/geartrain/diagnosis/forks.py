@@ -1,0 +1,217 @@
+"""Trying things: interventions on forks, compared with the original on the same probe at the same steps."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from geartrain import instruments
+from geartrain.errors import GeartrainError
+from geartrain.mechanisms import Intervention
+from geartrain.records import ForkResult
+from geartrain.run import Branch, Change, Checkpoint, Run
+
+if TYPE_CHECKING:
+    from geartrain.diagnosis.evidence import Evidence
+
+CEILING = 3.0
+"""Losses are counted up to this many times the baseline: beyond it, worse is not more informative."""
+DIVERGED = 10.0
+SUCCESS = 0.1
+
+
+def attempt(evidence: Evidence, name: str) -> None:
+    """Try one intervention; the result, or the reason why not, is put into the evidence. The run is restored."""
+    intervention = evidence.interventions[name]
+    run = evidence.run
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            evidence.forks[name] = _try(evidence, run, intervention)
+    except (GeartrainError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        # A fork changes a stranger's program; where that does not work, the report says so and goes on.
+        evidence.refused[name] = str(error).splitlines()[0] if str(error) else type(error).__name__
+    finally:
+        evidence.moved()
+
+
+def _try(evidence: Evidence, run: Run, intervention: Intervention) -> ForkResult:
+    origin = evidence.watched.point("end" if intervention.beyond else intervention.at)
+    evidence.run.restore(origin)
+    run.history = evidence.history  # what is to be tried may depend on all that was seen
+    change = intervention.make(run)
+    marks = _marks(evidence, intervention, origin)
+    allowance = max(0.25 * evidence.remaining, 0.05) / intervention.tries
+    results = []
+    for number in range(intervention.tries):
+        tried = change if intervention.tries == 1 else replace(change, seed=evidence.seed + 1 + number)
+        deadline = min(evidence.deadline, time.perf_counter() + allowance)
+        results.append(_once(evidence, run, intervention, tried, origin, marks, deadline))
+        if time.perf_counter() >= evidence.deadline:
+            break
+    best = max(results, key=lambda r: r.gain)
+    success = sum(r.gain >= SUCCESS for r in results) / len(results)
+    details = {
+        **best.details,
+        "success": success,
+        "tries": len(results),
+        "mean_gain": _mean(r.gain for r in results),
+    }
+    return replace(best, details=details, seconds=sum(r.seconds for r in results))
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(list(values)))
+
+
+def _marks(evidence: Evidence, intervention: Intervention, origin: Checkpoint) -> list[int]:
+    """Steps of the original, relative to the fork's origin, at which the two are compared."""
+    watched = evidence.watched
+    limit = evidence.fork_steps or watched.steps
+    if intervention.steps is not None:
+        return sorted({round(s) for s in np.linspace(0, intervention.steps, 6)})
+    if intervention.beyond:
+        return sorted({round(s) for s in np.linspace(0, min(limit, max(watched.steps, 1)), 10)})
+    end = watched.marks[-1]
+    if evidence.history.failure is not None:
+        # The original broke early; a fork has to show that it goes on well beyond that point.
+        end = max(end, origin.step + min(limit, watched.total or 200, 300))
+    limit = round(limit / intervention.stretch) if intervention.stretch > 1 else limit
+    inside = [m - origin.step for m in watched.marks if 0 <= m - origin.step <= limit]
+    beyond = [round(s) for s in np.linspace(inside[-1], min(end - origin.step, limit), 6)]
+    return sorted({*inside, *beyond})
+
+
+def _once(
+    evidence: Evidence,
+    run: Run,
+    intervention: Intervention,
+    change: Change,
+    origin: Checkpoint,
+    marks: list[int],
+    deadline: float,
+) -> ForkResult:
+    noted: dict[str, float] = {}
+    change = replace(change, prepare=_noting_baseline(change.prepare, evidence, change, noted))
+    points = [round(m * intervention.stretch) for m in marks]
+    branch = run.fork(
+        change,
+        at=origin,
+        points=points,
+        deadline=deadline,
+        conclude=_reading_at_end(intervention, noted, evidence.seed),
+    )
+    steps = (branch.steps - origin.step) / intervention.stretch + origin.step
+    own, reference = _lefts(evidence, branch, steps, noted["baseline"], intervention)
+    held = _lefts(evidence, branch, steps, noted["baseline"], intervention, validation=True)
+    gain, error = _gain(own, reference, branch)
+    validation_gain, validation_error = _gain(*held, branch) if held[0] is not None else (math.nan, math.nan)
+    mean = own.mean(1) if own is not None and len(own) else np.array([])
+    beside = reference.mean(1) if reference is not None and len(reference) else np.array([])
+    return ForkResult(
+        name=intervention.name,
+        description=intervention.description,
+        point="end" if intervention.beyond else intervention.at,
+        start=origin.step,
+        steps=branch.taken,
+        step_axis=steps,
+        losses=mean * evidence.baseline,
+        reference=beside * evidence.baseline,
+        gain=gain,
+        gain_error=error,
+        validation_gain=validation_gain,
+        validation_gain_error=validation_error,
+        diverged=_diverged(branch, mean),
+        seconds=branch.seconds,
+        complete=branch.complete,
+        details={**noted, "end_left": float(mean[-3:].mean()) if len(mean) else CEILING},
+    )
+
+
+def _reading_at_end(intervention: Intervention, noted: dict[str, float], seed: int) -> Callable[[Run], None]:
+    def conclude(run: Run) -> None:
+        for name in intervention.measure:
+            function = instruments.get(name)
+            subject = run if function.spec.needs == "run" else run.objective(probe=256)
+            noted[name] = float(function(subject, generator=torch.Generator().manual_seed(seed)))
+
+    return conclude
+
+
+def _noting_baseline(
+    prepare: Callable[[Run], None] | None, evidence: Evidence, change: Change, noted: dict[str, float]
+) -> Callable[[Run], None]:
+    """A fork that changes loss or data is measured against the constant predictor of *its* problem."""
+
+    def prepared(run: Run) -> None:
+        if prepare is not None:
+            prepare(run)
+        changed = change.loss_fn is not None or change.transform is not None or prepare is not None
+        noted["baseline"] = baseline(run)[0] if changed else evidence.baseline
+
+    return prepared
+
+
+def baseline(run: Run) -> tuple[float, str]:
+    """Loss of the best constant predictor on the training probe, or else the present loss, and words for which."""
+    try:
+        constant = float(
+            instruments.get("constant_loss")(
+                run.objective(probe=256), generator=torch.Generator().manual_seed(0)
+            )
+        )
+        if math.isfinite(constant) and constant > 0:
+            return constant, "the loss of the best constant predictor"
+    except GeartrainError:
+        pass
+    losses = run.probe_losses("train")
+    return (float(np.mean(losses)) if losses is not None else math.nan), "the loss at the start"
+
+
+def _lefts(
+    evidence: Evidence,
+    branch: Branch,
+    steps: np.ndarray,
+    base: float,
+    intervention: Intervention,
+    *,
+    validation: bool = False,
+) -> tuple[Any, Any]:
+    """Losses over baseline of fork and original, shape (marks, chunks), both capped."""
+    table = branch.validation if validation else branch.losses
+    if table is None or not len(table):
+        return (None, None) if validation else (np.zeros((0, 1)), np.zeros((0, 1)))
+    own = np.nan_to_num(table / base, nan=CEILING, posinf=CEILING).clip(max=CEILING)
+    failure = evidence.history.failure
+    rows = []
+    for step in steps:
+        at = evidence.watched.marks[-1] if intervention.beyond else step
+        row = evidence.watched.reference(at, validation=validation)
+        broken = failure is not None and step > evidence.watched.marks[-1]
+        rows.append(np.full(own.shape[1], CEILING) if row is None or broken else row / evidence.baseline)
+    return own, np.nan_to_num(np.array(rows), nan=CEILING).clip(max=CEILING)
+
+
+def _gain(own: np.ndarray, reference: np.ndarray, branch: Branch) -> tuple[float, float]:
+    """Mean difference over the last marks, and its standard error over the paired chunks of examples."""
+    if len(own) < 2:
+        return (-CEILING, 0.0) if branch.history.failure is not None else (math.nan, math.nan)
+    last = slice(-min(3, len(own) - 1), None)
+    difference = (reference[last] - own[last]).mean(0)
+    if branch.history.failure is not None:
+        return -CEILING, 0.0
+    error = float(difference.std(ddof=1) / math.sqrt(len(difference))) if len(difference) > 1 else 0.0
+    return float(difference.mean()), error
+
+
+def _diverged(branch: Branch, lefts: np.ndarray) -> bool:
+    if branch.history.failure is not None:
+        return True
+    return bool(len(lefts) > 1 and lefts[-1] >= min(CEILING, DIVERGED * max(lefts[0], 1e-12)))

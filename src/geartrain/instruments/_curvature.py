@@ -1,0 +1,83 @@
+"""What the curvature instruments share: choice of matrix, budget, and sentences about how a run ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geartrain.errors import InputError
+from geartrain.instruments._base import Clock
+from geartrain.linalg import Stop
+from geartrain.records import Measurement, State, Status
+
+Operator = Literal["hessian", "ggn", "covariance"]
+
+UNITS = {"hessian": "ℓ/θ²", "ggn": "ℓ/θ²", "covariance": "ℓ²/θ²"}
+_METHODS = {"hessian": "hvp", "ggn": "ggnvp", "covariance": "covariance_vp"}
+
+
+def matvec_of(objective: Any, operator: str) -> Callable[[Tensor], Tensor]:
+    """The product of the objective with the matrix of that name.
+
+    Raises:
+        InputError: There is no such matrix.
+    """
+    if operator not in _METHODS:
+        raise InputError(f"operator is {operator!r}; allowed: {', '.join(map(repr, _METHODS))}.")
+    return getattr(objective, _METHODS[operator])
+
+
+def place_of(objective: Any) -> dict[str, Any]:
+    """Dtype and device of the objective's flat vectors."""
+    return {"dtype": objective.dtype, "device": objective.device}
+
+
+def limits_of(clock: Clock, default_products: int | None) -> dict[str, Any]:
+    """A running budget as the arguments that the iterations take; without one the default limit holds."""
+    products = clock.products if clock.products is not None else default_products
+    return {"max_products": products, "should_stop": clock.exhausted}
+
+
+def bytes_of(objective: Any, num_vectors: float) -> int:
+    """Memory of that many flat vectors."""
+    return int(num_vectors * objective.num_params * torch.finfo(objective.dtype).bits // 8)
+
+
+def unfinished(stop: Stop, done: str) -> Status:
+    """Status of a run that its budget ended."""
+    return Status(State.OUT_OF_BUDGET, f"{stop.value[0].upper()}{stop.value[1:]}; {done}")
+
+
+def not_symmetric(asymmetry: float) -> Status:
+    """Status when the products cannot come from one symmetric matrix."""
+    return Status(
+        State.NOT_CONVERGED,
+        f"Products are not those of one symmetric matrix (relative error {asymmetry:.1g}): the loss changes "
+        "between evaluations, or its second derivative is wrong; nothing here can be trusted.",
+    )
+
+
+def nothing(
+    name: str, unit: str, status: Status, shape: tuple[int, ...] = (), dims: tuple[str, ...] = ()
+) -> Measurement:
+    """A measurement that holds no number, only why."""
+    empty = np.full(shape, np.nan) if dims else float("nan")
+    return Measurement(name, empty, unit, status, standard_error=empty, dims=dims)
+
+
+def padded(values: np.ndarray, length: int) -> np.ndarray:
+    """The values, with NaN for those that were not reached."""
+    return np.concatenate([values, np.full(length - len(values), np.nan)])
+
+
+def count(number: int, noun: str) -> str:
+    """``1 product``, ``2 products``.
+
+    >>> count(1, "product"), count(2, "product")
+    ('1 product', '2 products')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,60 @@
+"""Take measurements by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from geartrain import instruments
+from geartrain.errors import InputError
+from geartrain.objective import Objective
+from geartrain.records import Measurement
+from geartrain.run import Run
+
+
+def measure(
+    subject: Objective | Run,
+    names: str | Iterable[str],
+    *,
+    generator: torch.Generator | None = None,
+    budget: Any = None,
+    **options: Any,
+) -> dict[str, Measurement]:
+    """Measure quantities by name on an objective or a run.
+
+    Args:
+        subject: An `Objective`, or a `Run` (whose objective and history serve the instruments that need those).
+        names: Names of instruments (`instruments.names` lists them); one or several.
+        generator: Source of randomness; seeded with 0 if omitted.
+        budget: For each instrument: a number of products, a time such as ``"5s"``, or nothing.
+        **options: Further options, passed to every instrument named.
+
+    Returns:
+        A measurement per name, in order.
+
+    Raises:
+        UnknownNameError: There is no such instrument.
+        InputError: An instrument needs a run, and an objective was given.
+    """
+    results = {}
+    for name in [names] if isinstance(names, str) else names:
+        function = instruments.get(name)
+        chosen = subject_for(function.spec.needs, subject, name)
+        source = generator if generator is not None else torch.Generator().manual_seed(0)
+        results[name] = function(chosen, generator=source, budget=budget, **options)
+    return results
+
+
+def subject_for(needs: str, subject: Objective | Run, name: str) -> Any:
+    """What an instrument wants, made from what there is.
+
+    Raises:
+        InputError: It needs a run or a history, and an objective was given.
+    """
+    if needs == "objective":
+        return subject.objective() if isinstance(subject, Run) else subject
+    if not isinstance(subject, Run):
+        raise InputError(f"{name} is a quantity of a run; pass a geartrain.Run instead of an Objective.")
+    return subject if needs == "run" else subject.history

@@ -1,0 +1,295 @@
+"""Interventions that several mechanisms share, and the edits of models and data that they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geartrain._torch import batches as _batches
+from geartrain.mechanisms._base import Intervention, constant, need
+from geartrain.objective import call_model
+from geartrain.run import Change, Run
+
+# ---------------------------------------------------------------------- step size, batch, length
+
+
+def _with_lr(factor: float) -> Callable[[Run], Change]:
+    return constant(Change(lr_factor=factor))
+
+
+def _pace(name: str, words: str, factor: float) -> Intervention:
+    return Intervention(
+        name, f"The whole run again from its start with {words} the step size.", _with_lr(factor)
+    )
+
+
+LR_TENTH = _pace("lr / 10", "a tenth of", 0.1)
+LR_HUNDREDTH = _pace("lr / 100", "a hundredth of", 0.01)
+LR_TIMES_TEN = _pace("lr x 10", "ten times", 10.0)
+LR_TIMES_HUNDRED = _pace("lr x 100", "a hundred times", 100.0)
+LR_TIMES_THOUSAND = _pace("lr x 1000", "a thousand times", 1000.0)
+
+
+def _larger_batch(run: Run) -> Change:
+    need(run.user_step is None or run.stream.batch_size > 0, "the batch size is not ours to change")
+    total = run.stream.num_examples
+    need(
+        total is None or run.stream.batch_size * 4 <= total,
+        "the batch is already a quarter of the data or more",
+    )
+    return Change(batch_factor=16.0)
+
+
+BATCH_TIMES_16 = Intervention(
+    "batch x 16",
+    "The whole run again with sixteen times the batch at the same step size, for the same number of steps.",
+    _larger_batch,
+)
+
+
+def _eighth_of_batch(run: Run) -> Change:
+    need(run.stream.batch_size >= 16, "the batch is already small")
+    return Change(batch_factor=0.125)
+
+
+BATCH_EIGHTH = Intervention(
+    "batch / 8",
+    "From the start an eighth of the batch at the same step size, for the same number of examples.",
+    _eighth_of_batch,
+    stretch=8.0,
+)
+
+KEEP_GOING = Intervention(
+    "as long again",
+    "The run goes on unchanged from its end for as many steps again.",
+    constant(Change(keep_schedule=False)),
+    beyond=True,
+)
+
+
+# ---------------------------------------------------------------------- inputs and targets
+
+
+def _reduce_axes(x: Tensor) -> list[int]:
+    """Statistics per feature for flat inputs, per channel for images."""
+    return [0] if x.ndim <= 2 else [0, *range(2, x.ndim)]
+
+
+def _standardise_inputs(run: Run) -> Change:
+    batch = run.probe("train")
+    need(isinstance(batch, (tuple, list)) and isinstance(batch[0], Tensor), "the inputs are not one tensor")
+    inputs = batch[0]
+    need(inputs.is_floating_point(), "the inputs are tokens, not numbers")
+    axes = _reduce_axes(inputs)
+    mean, std = inputs.mean(axes, keepdim=True), inputs.std(axes, keepdim=True)
+    std = torch.where(std > 1e-6 * std.max(), std, torch.ones_like(std))
+    return Change(transform=lambda b: ((b[0] - mean) / std, b[1]))
+
+
+STANDARDISE_INPUTS = Intervention(
+    "inputs standardised",
+    "The whole run again on inputs of mean 0 and variance 1, feature by feature.",
+    _standardise_inputs,
+)
+
+
+def _standardise_targets(run: Run) -> Change:
+    batch = run.probe("train")
+    need(isinstance(batch, (tuple, list)) and isinstance(batch[1], Tensor), "the targets are not one tensor")
+    targets = batch[1]
+    need(targets.is_floating_point(), "the targets are classes, not numbers")
+    mean, std = targets.mean(0, keepdim=True), targets.std(0, keepdim=True).clamp_min(1e-12)
+    return Change(transform=lambda b: (b[0], (b[1] - mean) / std))
+
+
+STANDARDISE_TARGETS = Intervention(
+    "targets standardised", "The whole run again on targets of mean 0 and variance 1.", _standardise_targets
+)
+
+
+def whole_training_data(run: Run) -> tuple[Any, Any]:
+    """All training data as (inputs, targets), whatever they came as."""
+    data = _batches.join(
+        _batches.materialise(run.train_data, probe=None, seed=run.seed, what="training data")
+    )
+    need(isinstance(data, (tuple, list)) and len(data) == 2, "the batches are not (inputs, targets)")
+    return data[0], data[1]
+
+
+def _shuffle_labels(run: Run) -> Change:
+    inputs, targets = whole_training_data(run)
+
+    def prepare(fork: Run) -> None:
+        order = torch.randperm(
+            _batches.size_of(targets), generator=torch.Generator().manual_seed(fork.seed + 7)
+        )
+        fork.replace_data(train=(inputs, _batches.take(targets, order)))
+
+    return Change(prepare=prepare)
+
+
+SHUFFLED_LABELS = Intervention(
+    "labels shuffled",
+    "The whole run again with the training labels shuffled among the examples: if nothing gets worse, they held no information.",
+    _shuffle_labels,
+)
+
+
+# ---------------------------------------------------------------------- initialisation and restarts
+
+
+def reset(model: nn.Module) -> None:
+    """Draw every layer's parameters anew by its own default rule."""
+    done = 0
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()  # type: ignore[operator]
+            done += 1
+        elif isinstance(module, nn.MultiheadAttention):
+            module._reset_parameters()
+            done += 1
+    need(done > 0, "no layer knows how to draw its parameters anew")
+
+
+RESTART = Intervention(
+    "restart",
+    "The whole run again from other initial weights, drawn by the layers' own default rule.",
+    constant(Change(edit=reset)),
+    tries=4,
+)
+
+
+# ---------------------------------------------------------------------- edits of models
+
+
+def executed_leaves(run: Run) -> list[tuple[str, nn.Module]]:
+    """Leaf modules in the order in which a forward pass on two examples calls them."""
+    batch = _batches.take(run.probe("train"), slice(0, 2))
+    order: list[tuple[str, nn.Module]] = []
+    handles = []
+    for name, module in run.model.named_modules():
+        if not list(module.children()):
+            hook = lambda m, *_, n=name: order.append((n, m))  # noqa: E731
+            handles.append(module.register_forward_hook(hook))
+    modes = [(m, m.training) for m in run.model.modules()]
+    try:
+        run.model.eval()
+        with torch.no_grad():
+            if isinstance(batch, (tuple, list)):
+                call_model(run.model, batch[0])
+            elif run.batch_loss is not None:
+                run.batch_loss(run.model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, flag in modes:
+            module.training = flag
+    return order
+
+
+def swap(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Replace the submodule of that name."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+ACTIVATIONS = (
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.Softmax,
+    nn.LogSoftmax,
+    nn.ReLU6,
+    nn.Hardtanh,
+    nn.Softplus,
+    nn.GELU,
+    nn.SiLU,
+)
+
+
+def swap_activations(
+    kinds: tuple[type[nn.Module], ...],
+    new: Callable[[], nn.Module],
+    *,
+    gain: bool,
+    lr_factor: float | None = None,
+) -> Callable[[Run], Change]:
+    """Replace hidden activation modules of some kinds; with ``gain``, draw weights to suit rectifiers (He et al. 2015)."""
+
+    def make(run: Run) -> Change:
+        names = [n for n, m in executed_leaves(run)[:-1] if isinstance(m, kinds)]
+        need(bool(names), "the model has no such activation modules (they may be called as functions)")
+
+        def edit(model: nn.Module) -> None:
+            for name in names:
+                swap(model, name, new())
+            for module in model.modules():
+                if gain and isinstance(module, LINEAR):
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+
+        return Change(edit=edit, lr_factor=lr_factor)
+
+    return make
+
+
+def last_activation(run: Run) -> str:
+    """Name of the activation module that the forward pass ends in."""
+    leaves = executed_leaves(run)
+    need(
+        bool(leaves) and isinstance(leaves[-1][1], ACTIVATIONS),
+        "the output activation is not a module of its own",
+    )
+    return leaves[-1][0]
+
+
+NO_OUTPUT_ACTIVATION = Intervention(
+    "output activation removed",
+    "The whole run again with the activation after the last layer taken away.",
+    lambda run: Change(head=(last_activation(run), nn.Identity())),
+)
+
+
+def _median_clip(run: Run) -> Change:
+    norms = run.history.column("grad_norm")
+    need(len(norms) > 0, "no gradient norms were recorded")
+    finite = norms[torch.isfinite(torch.as_tensor(norms)).numpy()]
+    need(len(finite) > 0, "no gradient norm was finite")
+    return Change(clip_grad_norm=float(torch.as_tensor(finite).median()))
+
+
+CLIPPED = Intervention(
+    "gradients clipped",
+    "The run again from its start with every gradient clipped to the norm that is typical of this run (its median).",
+    _median_clip,
+)
+
+
+def _lbfgs(run: Run) -> Change:
+    need(run.user_step is None, "the run's own step(batch) decides the optimizer")
+    inputs, targets = whole_training_data(run)
+    size = min(_batches.size_of(targets), 2048)
+
+    def prepare(fork: Run) -> None:
+        fork.replace_data(train=_batches.take((inputs, targets), slice(0, size)))
+        fork.stream.set_batch_size(size)
+
+    make = lambda params: torch.optim.LBFGS(
+        params, lr=1.0, max_iter=20, history_size=20, line_search_fn="strong_wolfe"
+    )
+    return Change(optimizer=make, prepare=prepare)
+
+
+LBFGS_BURST = Intervention(
+    "L-BFGS burst",
+    "From the middle of the run, L-BFGS on a fixed batch in place of the optimizer, at an equal number of gradients (20 per step).",
+    _lbfgs,
+    at="middle",
+    stretch=0.05,
+)

@@ -1,0 +1,68 @@
+"""Bad initialisation: the weights start where the loss is far too large, flat, or symmetric."""
+
+from __future__ import annotations
+
+from geartrain.mechanisms import _interventions as tried
+from geartrain.mechanisms._base import Mechanism, Prediction, above
+
+MECHANISM = Mechanism(
+    name="bad_init",
+    title="Bad initialisation",
+    statement="The initial weights are far too large, far too small, or copies of one another, and the run does not recover from it.",
+    predictions=(
+        Prediction(
+            "initial_scale@start",
+            "loss at the start / constant predictor's",
+            above(2.0, soft=2.0, log=True),
+            "A calm initialisation predicts about the prior: the loss starts near the constant predictor's.",
+            weight=1.0,
+            counter=0.3,
+        ),
+        Prediction(
+            "parameter_symmetry@start",
+            "share of units that copy another one",
+            above(0.3, soft=0.2),
+            "Equal units get equal gradients and stay equal for ever.",
+            weight=2.0,
+            counter=0.3,
+        ),
+        Prediction(
+            "run:activation_drift",
+            "absolute log growth of activations per layer at the start",
+            above(0.6, soft=0.4),
+            "Variance-preserving initialisation keeps the growth near 0 (Glorot & Bengio 2010; He et al. 2015).",
+            weight=0.8,
+            counter=0.5,
+        ),
+        Prediction(
+            "fork:restart.mean_gain",
+            "what the layers' default initialisation wins on average",
+            above(0.1, soft=0.08),
+            "If the initial weights are the trouble, weights drawn by the default rule remove it, every time.",
+            weight=2.6,
+            counter=2.6,
+        ),
+        Prediction(
+            "fork:restart.success",
+            "share of restarts that win a tenth",
+            above(0.8, soft=0.2),
+            "A bad initialisation is mended by every good one; a bad minimum only by some.",
+            weight=0.5,
+            counter=0.8,
+        ),
+    ),
+    interventions=(tried.RESTART,),
+    remedy="Use the layers' default initialisation, or one that preserves the variance (He for rectifiers, Glorot for tanh).",
+    remedy_forks=("restart",),
+    principled="variance propagation at initialisation",
+    upstream_of=(
+        "vanishing_gradients",
+        "exploding_gradients",
+        "local_minimum",
+        "lr_too_high",
+        "lr_too_low",
+        "dead_relu",
+        "under_capacity",
+        "missing_nonlinearity",
+    ),
+)

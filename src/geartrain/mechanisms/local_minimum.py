@@ -1,0 +1,71 @@
+"""Bad local minimum: the run has come to rest where other starts would not.
+
+Ledger: 0.10.
+"""
+
+from __future__ import annotations
+
+from geartrain.mechanisms import _interventions as tried
+from geartrain.mechanisms._base import Mechanism, Prediction, above, below
+
+MECHANISM = Mechanism(
+    name="local_minimum",
+    title="Stuck in a bad local minimum or plateau",
+    statement="The run has come to rest at a stationary point well above what the same net reaches from other initial weights.",
+    predictions=(
+        Prediction(
+            "fork:restart",
+            "what the best of four restarts wins",
+            above(0.12, soft=0.1),
+            "Some starts lie in better basins (Ledger 0.10).",
+            weight=2.4,
+            counter=2.6,
+        ),
+        Prediction(
+            "endpoint_certificate.gradient_norm_relative@end",
+            "gradient norm at the end / at the start",
+            below(0.2, soft=2.5, log=True),
+            "At a stationary point the gradient vanishes.",
+            weight=0.9,
+            counter=1.2,
+        ),
+        Prediction(
+            "run:left",
+            "training loss at the end / constant predictor's",
+            above(0.15, soft=0.1),
+            "A *bad* minimum keeps a good part of the loss.",
+            weight=0.6,
+            counter=2.0,
+            internal=False,
+        ),
+        Prediction(
+            "loss_slope",
+            "slope of ln(loss) against ln(step) at the end",
+            above(-0.1, soft=0.1),
+            "At rest nothing falls any more.",
+            weight=0.5,
+            counter=0.8,
+            internal=False,
+        ),
+        Prediction(
+            "fork:as long again",
+            "what going on for as long again wins",
+            below(0.08, soft=0.06),
+            "More time does not lead out of a minimum.",
+            weight=0.6,
+            counter=1.4,
+        ),
+        Prediction(
+            "fork:lr / 10",
+            "what a tenth of the step size wins",
+            below(0.08, soft=0.08),
+            "The run is at rest, not bouncing: smaller steps change nothing.",
+            weight=0.3,
+            counter=1.4,
+        ),
+    ),
+    interventions=(tried.RESTART, tried.KEEP_GOING, tried.LR_TENTH),
+    remedy="Restart from other initial weights (or widen the net: wider nets have fewer bad minima).",
+    remedy_forks=("restart",),
+    principled="definition of a stationary point; restarts decide",
+)

@@ -1,0 +1,73 @@
+"""Finds instruments, mechanisms, toys and claims by name: no list is kept by hand.
+
+geartrain's own items are the modules of one folder (file name = item name); other packages
+add theirs through an entry point of the same group. Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import pkgutil
+from collections.abc import Iterator
+from typing import Any
+
+from geartrain.errors import InputError, UnknownNameError
+
+
+class Registry:
+    """The items of one kind.
+
+    Args:
+        kind: Word used in messages, for example ``"instrument"``.
+        package: Package whose public modules are the items, for example ``"geartrain.instruments"``.
+        group: Entry-point group for items of other packages.
+        attribute: Name of the item inside its module; ``None`` means the module's own name.
+    """
+
+    def __init__(self, kind: str, package: str, group: str, attribute: str | None = None) -> None:
+        self.kind = kind
+        self.package = package
+        self.group = group
+        self.attribute = attribute
+        self._loaded: dict[str, Any] = {}
+
+    def names(self) -> list[str]:
+        """Names of all items, sorted; imports none of them."""
+        return sorted({*self._own(), *self._foreign()})
+
+    def get(self, name: str) -> Any:
+        """The item of that name.
+
+        Raises:
+            UnknownNameError: No item has that name.
+            InputError: The module or entry point of that name does not hold the item.
+        """
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        return self._loaded[name]
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Every (name, item); imports all of them."""
+        return ((name, self.get(name)) for name in self.names())
+
+    def _load(self, name: str) -> Any:
+        if name in self._own():
+            module = importlib.import_module(f"{self.package}.{name}")
+            attribute = self.attribute or name
+            if not hasattr(module, attribute):
+                raise InputError(
+                    f"The {self.kind} file {module.__name__} does not define {attribute!r}; add it there."
+                )
+            return getattr(module, attribute)
+        entry = self._foreign().get(name)
+        if entry is None:
+            raise UnknownNameError(self.kind, name, self.names())
+        return entry.load()
+
+    def _own(self) -> set[str]:
+        path = importlib.import_module(self.package).__path__
+        return {info.name for info in pkgutil.iter_modules(path) if not info.name.startswith("_")}
+
+    def _foreign(self) -> dict[str, importlib.metadata.EntryPoint]:
+        return {entry.name: entry for entry in importlib.metadata.entry_points(group=self.group)}
