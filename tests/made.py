@@ -117,7 +117,9 @@ def state_of(model: nn.Module) -> list[Any]:
 def same(first: Any, second: Any) -> bool:
     """Whether two nested structures are equal, bit for bit (NaN equals NaN)."""
     if isinstance(first, (Tensor, np.ndarray)):
-        return np.array_equal(np.asarray(first), np.asarray(second), equal_nan=np.asarray(first).dtype.kind == "f")
+        return np.array_equal(
+            np.asarray(first), np.asarray(second), equal_nan=np.asarray(first).dtype.kind == "f"
+        )
     if isinstance(first, (list, tuple)):
         return len(first) == len(second) and all(map(same, first, second))
     if isinstance(first, dict):

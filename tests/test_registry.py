@@ -37,7 +37,7 @@ def test_get_and_items(registry):
 
 
 def test_unknown_names_suggest_the_nearest(registry):
-    with pytest.raises(UnknownNameError, match=r"^There is no fruit named 'aple'\. Did you mean 'apple'\?$"):
+    with pytest.raises(UnknownNameError, match=r"^There is no fruit named 'aple'\. Did you mean 'apple'"):
         registry.get("aple")
     with pytest.raises(KeyError, match=r"named 'zzz'\. Known: apple, pear\."):
         registry.get("zzz")
@@ -47,7 +47,7 @@ def test_files_without_their_item_are_named(registry):
     constants = Registry("fruit", "planted_items", "planted.items", attribute="ITEM")
     assert constants.get("apple") == 1
     with pytest.raises(
-        InputError, match="The fruit file planted_items.pear does not define 'ITEM'; add it there"
+        InputError, match=r"The fruit file planted_items\.pear does not define 'ITEM'; add it there"
     ):
         constants.get("pear")
 

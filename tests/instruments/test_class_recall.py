@@ -57,7 +57,9 @@ def test_one_column_is_a_score_or_a_probability(squash):
     y = torch.tensor([[0.0]] * 10 + [[1.0]] * 5 + [[0.0]] * 5).double()
     model = nn.Sequential(linear([1.0]), nn.Sigmoid()) if squash else linear([1.0])
     loss = functional.binary_cross_entropy if squash else functional.binary_cross_entropy_with_logits
-    assert class_recall(run_of((x, y), model=model, loss=loss)).details["recalls"] == pytest.approx({0: 10 / 15, 1: 1.0})
+    assert class_recall(run_of((x, y), model=model, loss=loss)).details["recalls"] == pytest.approx(
+        {0: 10 / 15, 1: 1.0}
+    )
 
 
 def test_it_looks_in_evaluation_mode():

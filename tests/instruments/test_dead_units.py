@@ -57,7 +57,9 @@ def test_leaky_units_never_die(form):
     assert dead_units(objective_of(x, x, Functional(form))).value == 0
 
 
-@pytest.mark.parametrize("form", [torch.tanh, functional.gelu, lambda h: h.clamp(0, 1), lambda h: h.clamp(min=1e-6)])
+@pytest.mark.parametrize(
+    "form", [torch.tanh, functional.gelu, lambda h: h.clamp(0, 1), lambda h: h.clamp(min=1e-6)]
+)
 def test_other_functions_are_no_rectifiers(form):
     x = normal(20, 1)
     result = dead_units(objective_of(x, x, Functional(form)))
@@ -77,7 +79,9 @@ def test_channels_are_the_units_of_a_convolution():
     conv.bias.data = torch.tensor([1.0, -1.0, 1.0])
     model = nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(3 * 36, 2), nn.ReLU())
     model[3].weight.data[:], model[3].bias.data[:] = 0, -1
-    result = dead_units(objective_of(normal(4, 1, 8, 8, dtype=torch.float32), normal(4, 2, dtype=torch.float32), model))
+    result = dead_units(
+        objective_of(normal(4, 1, 8, 8, dtype=torch.float32), normal(4, 2, dtype=torch.float32), model)
+    )
     assert result.details["layers"] == pytest.approx({"1": 1 / 3, "4": 1.0}, rel=1e-6)
     assert result.value == pytest.approx(3 / 5)
     assert result.details["all_dead_layer"]

@@ -75,3 +75,25 @@ def test_scaling_the_loss_changes_no_verdict():
 def test_it_keeps_its_budget():
     run = classifier(width=32)
     assert instruments.endpoint_certificate(run.objective(), budget=12).cost.products <= 12
+
+
+def test_a_slope_without_curvature_is_no_minimum():
+    run = classifier()
+    run.set_loss(lambda outputs, targets: 10.0 + outputs.sum(1).mean())
+    result = instruments.endpoint_certificate(run.objective(parameters="2.*"))
+    assert result.details["gradient_norm"] > 1
+    assert not result.details["is_minimum"]
+    assert float(result) > 1
+
+
+def test_negative_curvature_counts_by_its_size():
+    # ½(ab - 1)² at (s, s) near 0: gradient -(s, s), curvature -1 along it, so the gain is s² of a loss of ½.
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1e-3)
+    data = torch.ones(1, 1).double(), torch.ones(1, 1).double()
+    objective = gt.Objective(model, lambda o, y: 0.5 * ((o - y) ** 2).mean(), data)
+    result = instruments.endpoint_certificate(objective, damping=0.0)
+    assert result.details["negative_curvature"]
+    assert float(result) == pytest.approx(2e-6, rel=1e-2)

@@ -111,7 +111,9 @@ def test_a_linear_recurrence_grows_by_its_spectral_radius(radius):
                 hidden = self.turn(hidden + self.enter(x[:, t]))
             return hidden
 
-    result = gradient_flow(Objective(Recurrence(), nn.functional.mse_loss, (normal(4, 12, 2), normal(4, 2, seed=1))))
+    result = gradient_flow(
+        Objective(Recurrence(), nn.functional.mse_loss, (normal(4, 12, 2), normal(4, 2, seed=1)))
+    )
     assert result.details["recurrent_growth"] == pytest.approx(math.log(radius), abs=1e-6)
 
 

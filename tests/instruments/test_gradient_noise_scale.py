@@ -91,7 +91,9 @@ def test_order_and_batches_do_not_matter():
     objective = regression(100)
     (x, y) = objective.batches[0]
     parts = Objective(objective.model, half_square, [(x[60:], y[60:]), (x[:60], y[:60])])
-    assert gradient_noise_scale(parts).value == pytest.approx(gradient_noise_scale(objective).value, rel=1e-10)
+    assert gradient_noise_scale(parts).value == pytest.approx(
+        gradient_noise_scale(objective).value, rel=1e-10
+    )
 
 
 def test_no_mean_gradient_gives_a_lower_bound():

@@ -59,7 +59,9 @@ def test_digits():
     scaled = input_conditioning(objective_of(x * torch.logspace(0, -3, 64), y))
     assert plain.value < 500
     assert scaled.value > 100 * plain.value
-    assert scaled.details["standardised_condition"] == pytest.approx(plain.details["standardised_condition"], rel=0.01)
+    assert scaled.details["standardised_condition"] == pytest.approx(
+        plain.details["standardised_condition"], rel=0.01
+    )
 
 
 def test_noise_is_not_followed_down_the_spectrum():

@@ -80,3 +80,35 @@ def test_without_an_evaluation_only_training_is_judged():
     result = instruments.mode_consistency(run)
     assert float(result) == 1.0
     assert result.details["evaluation_share"] != result.details["evaluation_share"]
+
+
+class Functional(nn.Module):
+    """Dropout as a function, which only follows the mode if it is told to."""
+
+    def __init__(self, follow):
+        super().__init__()
+        self.layer, self.follow = nn.Linear(5, 3), follow
+
+    def forward(self, x):
+        return self.layer(functional.dropout(x, 0.5, training=self.training if self.follow else True))
+
+
+@pytest.mark.parametrize(("follow", "value"), [(True, 1.0), (False, 0.0)])
+def test_dropout_as_a_function_counts_too(follow, value):
+    result = instruments.mode_consistency(classifier(model=Functional(follow)))
+    assert float(result) == value
+    assert result.details["not_evaluating"] == ([] if follow else ["function dropout"])
+
+
+def test_attention_that_drops_while_evaluating_is_seen():
+    class Attend(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(5, 3)
+
+        def forward(self, x):
+            x = x[:, None]
+            return self.layer(functional.scaled_dot_product_attention(x, x, x, dropout_p=0.2))[:, 0]
+
+    result = instruments.mode_consistency(classifier(model=Attend()))
+    assert result.details["not_evaluating"] == ["function scaled_dot_product_attention"]

@@ -18,9 +18,7 @@ TANH_EDGE = math.atanh(math.sqrt(0.95))  # 1 - tanh² = 0.05 there
 SIGMOID_EDGE = 2 * TANH_EDGE  # sigmoid(x) = (1 + tanh(x/2)) / 2, so its slope has the same relative edge
 
 
-@pytest.mark.parametrize(
-    ("activation", "edge"), [(nn.Tanh(), TANH_EDGE), (nn.Sigmoid(), SIGMOID_EDGE)]
-)
+@pytest.mark.parametrize(("activation", "edge"), [(nn.Tanh(), TANH_EDGE), (nn.Sigmoid(), SIGMOID_EDGE)])
 def test_the_edge_is_where_it_should_be(activation, edge):
     x = torch.tensor([[0.0], [0.99 * edge], [1.01 * edge], [-1.01 * edge]]).double()
     model = nn.Sequential(linear([1.0]), activation, linear([1.0]))
@@ -57,7 +55,9 @@ def test_functional_code(form):
 def test_the_output_is_apart():
     x = torch.full((4, 1), 9.0).double()
     model = nn.Sequential(linear([1.0]), nn.Sigmoid())
-    result = saturated_units(objective_of(x, torch.ones(4, 1).double(), model, functional.binary_cross_entropy))
+    result = saturated_units(
+        objective_of(x, torch.ones(4, 1).double(), model, functional.binary_cross_entropy)
+    )
     assert result.status.state is State.NOT_APPLICABLE
     assert result.details["output_saturated"] == 1.0
     deeper = nn.Sequential(linear([0.0]), nn.Sigmoid(), *model)

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.objective import zoo
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from geartrain.errors import InputError, NonFiniteError, UnsupportedError
 from geartrain.objective import Objective
-from tests.objective import zoo
 
 
 def make(name="linear", **options):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.objective import zoo
 from torch import nn
 from torch.nn import functional
 
 from geartrain._torch import per_example
 from geartrain.errors import UnsupportedError
 from geartrain.objective import Objective
-from tests.objective import zoo
 
 INDEPENDENT = [name for name in zoo.MODELS if "batch norm" not in name]
 

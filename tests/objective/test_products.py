@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.objective import zoo
 from torch import nn
 from torch.nn import functional
 
 from geartrain._torch import linearization
 from geartrain.objective import Objective
-from tests.objective import zoo
 
 
 def central_difference(objective: Objective, v: torch.Tensor, step: float = 1e-3) -> torch.Tensor:

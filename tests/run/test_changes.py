@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.run import loops
 from torch import nn
 from torch.nn import functional
 from torch.optim import lr_scheduler
 
 from geartrain.errors import InputError, UnsupportedError
 from geartrain.run import Change
-from tests.run import loops
 
 
 def lrs(run, steps, **change):

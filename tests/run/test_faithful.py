@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.run import loops
 from torch import nn
 from torch.nn import functional
-
-from tests.run import loops
 
 
 def by_hand(optimizer, scheduler, data, clip):

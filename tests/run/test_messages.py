@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.run import loops
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from geartrain.errors import InputError, NonFiniteError, UnsupportedError
 from geartrain.run import Run
-from tests.run import loops
 
 
 def build(model=None, data=None, optimizer=None, loss=functional.cross_entropy, **options):
@@ -87,7 +87,9 @@ def test_nan_that_comes_later_is_refused_when_it_comes(kind):
         "dataset": dataset,
         "callable": lambda epoch: DataLoader(dataset, batch_size=8),
     }[kind]
-    with pytest.raises(InputError, match="training data .batch ending at .* of the first epoch. holds NaN"):
+    with pytest.raises(
+        InputError, match=r"training data \(batch ending at .* of the first epoch\) holds NaN"
+    ):
         build(data=data, shuffle=False).train()
 
 

@@ -6,11 +6,11 @@ import gc
 
 import pytest
 import torch
+from tests.run import loops
 from torch import nn
 from torch.nn import functional
 
 from geartrain.run import Change
-from tests.run import loops
 
 CASES = [(o, "step", "tensors") for o in loops.OPTIMIZERS]
 CASES += [("momentum", s, "loader") for s in loops.SCHEDULERS]

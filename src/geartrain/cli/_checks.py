@@ -62,7 +62,8 @@ def folder(path: Path) -> Path:
             pass
     except OSError as error:
         raise InputError(
-            f"The report folder {path} cannot be written to: {error.strerror or error}. Choose another with --out FOLDER."
+            f"The report folder {path} cannot be written to: {error.strerror or error}. "
+            "Choose another with --out FOLDER."
         ) from error
     return path
 

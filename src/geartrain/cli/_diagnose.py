@@ -18,8 +18,9 @@ def execute(options: Diagnose) -> int:
     """Check, build the run, diagnose it, write the report, print."""
     _checks.seconds(options.budget)
     _checks.device(options.device)
+    function = _target.find(options.target)
     _checks.folder(options.out)
-    run = _target.make_run(options.target, seed=options.seed, device=options.device)
+    run = _target.make_run(function, options.target, seed=options.seed, device=options.device)
     diagnosis = diagnosed(run, options.budget, seed=options.seed, reproduce=_command(options))
     path = diagnosis.to_html(report_path(options.out, run))
     if options.json:

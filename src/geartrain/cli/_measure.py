@@ -28,7 +28,8 @@ def execute(options: Measure) -> int:
         spec = instruments.get(options.name).spec
     except UnknownNameError as error:
         raise UsageError(str(error)) from None
-    run = _target.make_run(options.target, seed=options.seed, device=options.device)
+    function = _target.find(options.target)
+    run = _target.make_run(function, options.target, seed=options.seed, device=options.device)
     with _output.aside():
         taken = run.advance(options.steps) if options.steps else 0
         run.require_finite()

@@ -21,18 +21,17 @@ if TYPE_CHECKING:
     from geartrain.run import Run
 
 
-def make_run(target: str, *, seed: int, device: str) -> Run:
-    """The run that a target stands for.
+def make_run(function: Callable[..., Any], target: str, *, seed: int, device: str) -> Run:
+    """The run that a function, found by `find`, returns.
 
     Raises:
-        UsageError: There is no such built-in run, file, module or function.
-        InputError: Its code failed, or it did not return a run.
+        UsageError: It takes no device, and one was asked for.
+        InputError: It needs other arguments, or did not return a run.
     """
     from geartrain._torch.rng import seed_all
     from geartrain.run import Run
 
     with _output.aside():
-        function = find(target)
         seed_all(seed)  # a function that takes no seed becomes repeatable all the same
         run = _call(function, target, {"seed": seed, "device": device})
     if not isinstance(run, Run):
@@ -47,6 +46,11 @@ def find(target: str) -> Callable[..., Any]:
         UsageError: There is none.
         InputError: The file or module cannot be loaded.
     """
+    with _output.aside():
+        return _found(target)
+
+
+def _found(target: str) -> Callable[..., Any]:
     place, colon, name = target.rpartition(":")
     if not colon:
         return _builtin(target)

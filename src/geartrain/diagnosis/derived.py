@@ -146,6 +146,15 @@ def _largest_update(evidence: Evidence) -> tuple[float, float, str]:
     )
 
 
+def _gradient_growth(evidence: Evidence) -> tuple[float, float, str]:
+    names = [f"gradient_flow.{kind}@{p}" for kind in ("growth_per_layer", "recurrent_growth") for p in ("start", "middle", "end")]
+    known = [r for r in map(evidence.read, names) if r.value is not None]
+    if not known:
+        return math.nan, math.nan, "The gradient could not be followed through the layers."
+    largest = max(known, key=lambda r: r.value or 0.0)
+    return largest.value or 0.0, largest.error, "Largest log growth of the gradient per layer or time step, going back, at three points."
+
+
 def _activation_drift(evidence: Evidence) -> tuple[float, float, str]:
     reading = evidence.read("activation_flow.growth_per_layer@start")
     if reading.value is None:
@@ -175,10 +184,12 @@ _ALL: dict[str, Derived] = {
     "activation_drift": _activation_drift,
     "leak": _leak,
     "largest_update": _largest_update,
+    "gradient_growth": _gradient_growth,
 }
 _PARTS: dict[str, tuple[str, ...]] = {
     "noise_over_batch": ("gradient_noise_scale@middle",),
     "regularised": ("decay_pull@end",),
     "activation_drift": ("activation_flow@start",),
+    "gradient_growth": tuple(f"gradient_flow@{p}" for p in ("start", "middle", "end")),
     "leak": ("future_dependence@start", "feature_leak@start"),
 }

@@ -100,6 +100,7 @@ def diagnose(
         seed,
         progress or (lambda share, words: None),
     )
+    size = run.probe_size
     with preserved(), run.preserved():
         seed_all(seed)
         try:
@@ -109,7 +110,9 @@ def diagnose(
             _spectrum(session)
         except KeyboardInterrupt:
             session.interrupted = True
-        return _conclude(session, reproduce or _code(run, budget, seed))
+        diagnosis = _conclude(session, reproduce or _code(run, budget, seed))
+    run.probe_size = size
+    return diagnosis
 
 
 # ---------------------------------------------------------------------- stages
@@ -142,6 +145,17 @@ def _watch(session: _Session) -> None:
             f"The loss of {run.name} is not finite before the first step; check the data and the initial weights."
         )
     _set_baseline(session)
+
+
+def _fit_probe(session: _Session) -> None:
+    """Shrink the probe until evaluating it costs at most 1/500 of the budget: it is evaluated some hundred times."""
+    run = session.run
+    while run.probe_size > 64:
+        run.probe_losses("train")  # the first call also reads the data
+        started = time.perf_counter()
+        if run.probe_losses("train") is None or time.perf_counter() - started < session.budget / 500:
+            return
+        run.probe_size //= 2
 
 
 def _interventions(found: list[Mechanism]) -> dict[str, Any]:
@@ -206,7 +220,7 @@ def _intervene(session: _Session) -> None:
     step_seconds = session.watched.seconds / max(session.watched.steps, 1)
     left = max(session.deadline - started, 0.0)
     evidence.fork_steps = max(
-        min(session.watched.steps, round(0.7 * left / 12 / max(step_seconds, 1e-6))), 10
+        min(session.watched.steps, round(0.7 * left / 8 / max(step_seconds, 1e-6))), 10
     )
     tried = 0
     while time.perf_counter() < session.deadline:

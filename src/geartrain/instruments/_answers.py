@@ -20,7 +20,9 @@ def not_applicable(name: str, sentence: str, *, unit: str = "1", **details: Any)
     return Measurement(name, math.nan, unit, status, math.nan, details=MappingProxyType(details))
 
 
-def exact(name: str, value: float, sentence: str, *, unit: str = "1", details: Mapping[str, Any] | None = None) -> Measurement:
+def exact(
+    name: str, value: float, sentence: str, *, unit: str = "1", details: Mapping[str, Any] | None = None
+) -> Measurement:
     """A number without estimation error (for the examples it was taken on)."""
     found = MappingProxyType(dict(details or {}))
     return Measurement(name, float(value), unit, Status(State.EXACT, sentence), 0.0, details=found)
@@ -37,7 +39,9 @@ def estimate(
 ) -> Measurement:
     """A number from a fixed number of samples, with its standard error."""
     found = MappingProxyType(dict(details or {}))
-    return Measurement(name, float(value), unit, Status(State.ESTIMATE, sentence), float(standard_error), details=found)
+    return Measurement(
+        name, float(value), unit, Status(State.ESTIMATE, sentence), float(standard_error), details=found
+    )
 
 
 def forward_price(subject: Any, **options: Any) -> Cost:

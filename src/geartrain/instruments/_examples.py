@@ -89,7 +89,9 @@ def features(inputs: Any) -> np.ndarray | None:
 
 
 def _numeric(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.ndim >= 4 or (tensor.dtype == torch.uint8 and tensor.ndim >= 2)
+    return (
+        tensor.is_floating_point() or tensor.ndim >= 4 or (tensor.dtype == torch.uint8 and tensor.ndim >= 2)
+    )
 
 
 def channels(inputs: Any, model: nn.Module | None) -> np.ndarray | None:

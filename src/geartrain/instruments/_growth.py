@@ -25,4 +25,3 @@ def mean_growth(sizes: list[float] | np.ndarray) -> tuple[float, float]:
     steps = np.diff(np.log(np.maximum(np.asarray(sizes, dtype=float), 1e-300)))
     error = float(steps.std(ddof=1) / math.sqrt(len(steps))) if len(steps) > 1 else math.nan
     return float(steps.mean()), error
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,7 @@ def first_tensor(output: Any) -> Tensor | None:
 
 def _plain(output: Any) -> Any:
     # Hugging Face outputs are ordered dicts that the tree utilities may not know.
-    return list(output.values()) if hasattr(output, "values") and callable(output.values) else output
+    return list(output.values()) if isinstance(output, Mapping) else output
 
 
 def has_matrix(module: nn.Module) -> bool:
@@ -143,7 +143,7 @@ class ActivationWatch(TorchFunctionMode):
         if isinstance(module, nn.RNN) and (found := first_tensor(output)) is not None:
             # The recurrent kernel applies its activation where nobody can look; its output is the activation.
             names = [n for n, m in self.model.named_modules() if m is module]
-            self.visit(Activation(names[0], module.nonlinearity, found, -1))
+            self.visit(Activation(names[0], module.nonlinearity, found.detach(), -1))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Pass the call on unchanged, and report it."""
@@ -228,7 +228,9 @@ def head_of(objective: Objective, inputs: Any, limit: int = 64) -> tuple[Head, A
     """
     part = _batches.take(inputs, slice(0, limit))
     outputs: list[Any] = []
-    last = final_activation(objective, lambda: outputs.append(objective._outputs(objective._leaves(None), (part,))))
+    last = final_activation(
+        objective, lambda: outputs.append(objective._outputs(objective._leaves(None), (part,)))
+    )
     if last is None:
         return Head("none", -float("inf"), float("inf")), outputs[0]
     low, high = RANGES.get(last.function, (-float("inf"), float("inf")))
@@ -239,7 +241,9 @@ def final_activation(objective: Objective, forward: Callable[[], Any]) -> Activa
     """The activation whose result leaves the model unchanged (but for its shape), while ``forward`` runs."""
     last: list[Activation] = []
     final: list[Tensor | None] = []
-    handle = objective.model.register_forward_hook(lambda module, args, output: final.append(first_tensor(output)))
+    handle = objective.model.register_forward_hook(
+        lambda module, args, output: final.append(first_tensor(output))
+    )
     watch = ActivationWatch(objective.model, last.append)
     try:
         with objective._quiet(), watch:

@@ -56,10 +56,21 @@ class LossProbe:
         return any("size" in str(w.message) for w in caught)
 
     def random(self, seed: int = 0) -> Tensor:
-        """Outputs of the model's shape that the loss accepts: normal, or in (0, 1) where it insists on that."""
+        """Outputs of the model's shape that the loss accepts: normal like the targets, or in (0, 1) if it insists."""
         source = torch.Generator().manual_seed(seed)
-        normal = torch.randn(self.outputs.shape, generator=source, dtype=torch.float64).to(self.outputs)
+        normal = torch.randn(self.outputs.shape, generator=source, dtype=torch.float64)
+        centre, spread = self.scale
+        normal = (centre + spread * normal).to(self.outputs)
         return normal if math.isfinite(self.loss(normal)) else torch.sigmoid(normal) * 0.98 + 0.01
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Mean and spread of numeric targets, at which the loss should be tried; 0 and 1 for classes."""
+        if self.kind != "values":
+            return 0.0, 1.0
+        values = self.targets.double()
+        spread = float(values.std(correction=0))
+        return float(values.mean()), spread if spread > 0 else max(abs(float(values.mean())), 1.0)
 
     @property
     def class_axis(self) -> int | None:
@@ -76,10 +87,14 @@ class LossProbe:
         axis = self.class_axis
         if axis is None:
             return None
-        places = self.targets.reshape([s for i, s in enumerate(self.outputs.shape) if i != axis]).unsqueeze(axis)
+        places = self.targets.reshape([s for i, s in enumerate(self.outputs.shape) if i != axis]).unsqueeze(
+            axis
+        )
         valid = (places >= 0) & (places < self.outputs.shape[axis])
         filled = torch.zeros_like(self.outputs)
-        return filled.scatter_(axis, places.clamp(0, self.outputs.shape[axis] - 1).long(), valid.to(filled.dtype))
+        return filled.scatter_(
+            axis, places.clamp(0, self.outputs.shape[axis] - 1).long(), valid.to(filled.dtype)
+        )
 
 
 def loss_probe(objective: Objective, limit: int = 128) -> LossProbe | None:
@@ -93,7 +108,9 @@ def loss_probe(objective: Objective, limit: int = 128) -> LossProbe | None:
         return None
     batch = objective.batches[0]
     size = _batches.size_of(batch)
-    index = torch.from_numpy(np.unique(np.linspace(0, size - 1, min(size, limit)).astype(int))).to(objective.device)
+    index = torch.from_numpy(np.unique(np.linspace(0, size - 1, min(size, limit)).astype(int))).to(
+        objective.device
+    )
     inputs, targets = _batches.take((batch[0], batch[1]), index)
     head, outputs = head_of(objective, inputs, limit)
     objective._spend(forwards=len(index) / objective.num_examples)

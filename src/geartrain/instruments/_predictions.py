@@ -17,7 +17,9 @@ from geartrain.run import Run
 
 def outputs_of(run: Run, inputs: Any) -> Tensor | None:
     """The model's outputs on inputs, in evaluation mode; ``None`` where the model cannot be called on them."""
-    if not (run.batch_loss is None or isinstance(run.batch_loss, SupervisedLoss) or isinstance(inputs, Tensor)):
+    if not (
+        run.batch_loss is None or isinstance(run.batch_loss, SupervisedLoss) or isinstance(inputs, Tensor)
+    ):
         return None
     buffers = [b.clone() for b in run.model.buffers()]
     try:

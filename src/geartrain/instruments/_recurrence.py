@@ -89,14 +89,18 @@ def _through_calls(objective: Objective, part: Any) -> np.ndarray:
 
     with objective._quiet(), leaf_outputs(objective.model, tap):
         objective._loss(objective._leaves(None), part)
-    chains = [outputs for outputs in calls.values() if len(outputs) >= 4 and len({o.shape for o in outputs}) == 1]
+    chains = [
+        outputs for outputs in calls.values() if len(outputs) >= 4 and len({o.shape for o in outputs}) == 1
+    ]
     # Layers that only read the input are called as often, but their calls do not depend on each other.
     return max((_along(objective, chain) for chain in chains), key=np.count_nonzero, default=np.array([]))
 
 
 def _along(objective: Objective, chain: list[Tensor]) -> np.ndarray:
     with objective._quiet():
-        grads = torch.autograd.grad(chain[-1], chain[:-1], _probe_like(chain[-1]), retain_graph=True, allow_unused=True)
+        grads = torch.autograd.grad(
+            chain[-1], chain[:-1], _probe_like(chain[-1]), retain_graph=True, allow_unused=True
+        )
     return np.array([0.0 if g is None else float(g.double().square().mean().sqrt()) for g in reversed(grads)])
 
 

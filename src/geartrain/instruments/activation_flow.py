@@ -86,9 +86,18 @@ def activation_flow(
         "std": {n: math.sqrt(max(r**2 - moments.mean(n) ** 2, 0.0)) for n, r in zip(names, rms, strict=True)},
         "matrix_layers": tuple(matrices),
     }
-    sentence = f"{len(names)} layers, signal x {math.exp(growth):.3g} per layer." if len(names) > 1 else "One layer."
+    sentence = (
+        f"{len(names)} layers, signal x {math.exp(growth):.3g} per layer." if len(names) > 1 else "One layer."
+    )
     return Measurement(
-        "activation_flow", rms, "1", Status(State.EXACT, sentence), error, ("layer",), {"layer": names}, details=details
+        "activation_flow",
+        rms,
+        "1",
+        Status(State.EXACT, sentence),
+        error,
+        ("layer",),
+        {"layer": names},
+        details=details,
     )
 
 
@@ -111,7 +120,11 @@ class _Moments:
             where = f"{name} ({type(module).__name__})"
             raise NonFiniteError(f"An activation is NaN or infinite, first in {where}.", module=where)
         per_example = values.ndim > 0 and values.shape[0] == self.size
-        square = values.square().reshape(self.size, -1).mean(1) if per_example else values.square().mean().expand(self.size)
+        square = (
+            values.square().reshape(self.size, -1).mean(1)
+            if per_example
+            else values.square().mean().expand(self.size)
+        )
         self.squares.setdefault(name, []).append(square)
         self.means.setdefault(name, []).append((float(values.mean()), self.size))
         if has_matrix(module):
@@ -128,4 +141,3 @@ class _Moments:
     def rms(self, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
         squares = [torch.cat(self.squares[n]).cpu().numpy() for n in names]
         return rms_with_error(squares)
-

@@ -91,7 +91,9 @@ def _answer(labels: np.ndarray, predicted: np.ndarray, split: str) -> Measuremen
         "worst_class": worst,
         "balanced_accuracy": float(np.mean(list(recalls.values()))),
         "accuracy": float((predicted == labels).mean()),
-        "majority_share_of_predictions": float(np.unique(predicted, return_counts=True)[1].max() / len(predicted)),
+        "majority_share_of_predictions": float(
+            np.unique(predicted, return_counts=True)[1].max() / len(predicted)
+        ),
         "majority_recall": recalls[int(classes[counts.argmax()])],
         "split": split,
     }

@@ -9,6 +9,7 @@ Ledger: 0.21
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable
@@ -59,8 +60,9 @@ def constant_loss(
 
     Returns:
         The loss, in ℓ. Details: ``ratio`` = present loss / constant loss (NaN where the model's loss is not
-        finite), ``iterations``, ``output`` (the best constant, where it has at most 64 entries), ``kind`` (``"scores"``,
-        ``"probabilities"``, ``"log-probabilities"`` or ``"probability"``). Not applicable to losses that hide the outputs.
+        finite), ``iterations``, ``output`` (the best constant, where it has at most 64 entries), ``kind``
+        (``"scores"``, ``"probabilities"``, ``"log-probabilities"`` or ``"probability"``). Not applicable to losses
+        that hide the outputs.
 
     Example:
         Entropy of three labels 0, 1, 1:
@@ -76,11 +78,14 @@ def constant_loss(
         return not_applicable(name, "batch_loss(model, batch) hides the model's outputs.", unit="ℓ")
     problem = _problem(objective)
     if problem is None:
-        return not_applicable(name, "The outputs are not one tensor, so no constant can take their place.", unit="ℓ")
-    fits = (_minimise(problem, kind) for kind in KINDS)
-    best = next((fit for fit in fits if fit is not None), None)
+        return not_applicable(
+            name, "The outputs are not one tensor, so no constant can take their place.", unit="ℓ"
+        )
+    best = _best(problem)
     if best is None:
-        return not_applicable(name, "The loss has no minimum over constant outputs, or refuses them.", unit="ℓ")
+        return not_applicable(
+            name, "The loss has no minimum over constant outputs, or refuses them.", unit="ℓ"
+        )
     details = {
         "ratio": _ratio(objective, best.loss),
         "iterations": best.iterations,
@@ -88,7 +93,9 @@ def constant_loss(
         "kind": best.kind,
     }
     state = State.CONVERGED if best.converged else State.NOT_CONVERGED
-    sentence = f"Best constant output after {best.iterations} iterations, on {objective.num_examples} examples."
+    sentence = (
+        f"Best constant output after {best.iterations} iterations, on {objective.num_examples} examples."
+    )
     return Measurement(name, best.loss, "ℓ", Status(state, sentence), 0.0, details=details)
 
 
@@ -107,9 +114,14 @@ class _Problem:
         """Mean loss over all batches of that constant."""
         total = torch.zeros((), dtype=constant.dtype, device=constant.device)
         for targets, shape in zip(self.targets, self.shapes, strict=True):
-            view = constant if self.axis is None else constant.reshape([-1 if i == self.axis else 1 for i in range(len(shape))])
+            view = (
+                constant
+                if self.axis is None
+                else constant.reshape([-1 if i == self.axis else 1 for i in range(len(shape))])
+            )
             outputs = view + torch.zeros(shape, dtype=constant.dtype, device=constant.device)
-            total = total + self.objective.loss_fn(outputs, targets) * (shape[0] / self.objective.num_examples)  # type: ignore[misc]
+            loss = self.objective.loss_fn(outputs, targets)  # type: ignore[misc]
+            total = total + loss * (shape[0] / sum(s[0] for s in self.shapes))
         return total
 
 
@@ -160,7 +172,11 @@ def _guess(zeros: Tensor, targets: tuple[Any, ...]) -> Tensor:
         found = found[(found >= 0) & (found < len(zeros))].long()
         logs = (torch.bincount(found, minlength=len(zeros)).double() + 1e-3).log()
         return logs - logs.mean()
-    if target_kind(targets[0]) == "values" and len({t.shape[1:] for t in targets}) == 1 and targets[0].shape[1:] == zeros.shape:
+    if (
+        target_kind(targets[0]) == "values"
+        and len({t.shape[1:] for t in targets}) == 1
+        and targets[0].shape[1:] == zeros.shape
+    ):
         return torch.cat(targets).double().mean(0).cpu()
     return zeros
 
@@ -170,6 +186,19 @@ def _class_axis(outputs: Tensor, targets: Any) -> int | None:
     if target_kind(targets) != "sequence" or outputs.ndim < 3:
         return None
     return outputs.ndim - 1 if outputs.shape[1:-1] == targets.shape[1:] else 1
+
+
+def _best(problem: _Problem) -> _Fit | None:
+    """The first kind of constant whose search converges, else the first that got anywhere."""
+    numbers = target_kind(problem.targets[0]) == "values"
+    kinds = ("scores", "probability") if numbers else tuple(KINDS)
+    fits = []
+    for kind in kinds:
+        fit = _minimise(problem, kind)
+        if fit is not None and (fit.converged or numbers):
+            return fit
+        fits.append(fit)
+    return next((fit for fit in fits if fit is not None), None)
 
 
 def _minimise(problem: _Problem, kind: str) -> _Fit | None:
@@ -185,29 +214,41 @@ def _minimise(problem: _Problem, kind: str) -> _Fit | None:
 
 
 def _descend(problem: _Problem, kind: str, dtype: torch.dtype) -> _Fit | None:
-    cast = tuple(tree_map(lambda t: t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t, y) for y in problem.targets)
-    problem = _Problem(problem.objective, cast, problem.shapes, problem.axis, problem.like, problem.start)
-    free = problem.start.to(problem.like.device, dtype).requires_grad_()
+    def cast(leaf: Any) -> Any:
+        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    problem = dataclasses.replace(problem, targets=tuple(tree_map(cast, y) for y in problem.targets))
+    start = problem.start.to(problem.like.device, dtype)
+    free = start.clone().requires_grad_()
+    before = _measure(problem, kind, start, 0)
     tolerance = 1e-7 if dtype == torch.float64 else 1e-5
     search = torch.optim.LBFGS(
-        [free], max_iter=ITERATIONS, tolerance_grad=tolerance, tolerance_change=tolerance / 100, line_search_fn="strong_wolfe"
+        [free],
+        max_iter=ITERATIONS,
+        tolerance_grad=tolerance,
+        tolerance_change=tolerance / 100,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> Tensor:
         free.grad = None
         loss = problem.loss(KINDS[kind](free))
-        if loss.requires_grad:
-            loss.backward()
+        loss.backward()
         return loss
 
     search.step(closure)  # type: ignore[arg-type]
-    final = closure()
-    slope = 0.0 if free.grad is None else float(free.grad.abs().max())
-    output, loss = KINDS[kind](free).detach(), float(final.detach())
-    if not math.isfinite(loss) or loss < UNBOUNDED or not bool(torch.isfinite(output).all()):
-        return None
-    iterations = int(search.state[free].get("n_iter", 0))
-    return _Fit(loss, output, iterations, slope <= 1e-4 * (1 + abs(loss)), kind)
+    after = _measure(problem, kind, free.detach(), int(search.state[free].get("n_iter", 0)))
+    # Where the start was the minimum to rounding, a search can only lose its way.
+    better = after if math.isfinite(after.loss) and after.loss <= before.loss else before
+    return better if math.isfinite(better.loss) and better.loss > UNBOUNDED else None
+
+
+def _measure(problem: _Problem, kind: str, point: Tensor, iterations: int) -> _Fit:
+    free = point.clone().requires_grad_()
+    loss = problem.loss(KINDS[kind](free))
+    slope = float(torch.autograd.grad(loss, free)[0].abs().max())
+    value = float(loss.detach())
+    return _Fit(value, KINDS[kind](point), iterations, slope <= 1e-4 * (1 + abs(value)), kind)
 
 
 def _ratio(objective: Objective, constant: float) -> float:

@@ -76,14 +76,18 @@ def data_order(
         return not_applicable(name, f"An epoch has {len(sizes)} batches: too few to have an order.")
     source = generator or torch.Generator().manual_seed(run.seed)
     ratio = _ratio(table, sizes)
-    null = [_ratio(table[torch.randperm(len(table), generator=source).numpy()], sizes) for _ in range(PERMUTATIONS)]
+    null = [
+        _ratio(table[torch.randperm(len(table), generator=source).numpy()], sizes)
+        for _ in range(PERMUTATIONS)
+    ]
     window = float(np.mean(sizes))
     details = {
         "intraclass_correlation": (ratio - 1) / (window - 1),
         "window": window,
         "num_batches": len(sizes),
     }
-    sentence = f"Batch means vary {ratio:.3g} times as much as in random order, over {len(sizes)} batches of {window:.3g}."
+    where = f"over {len(sizes)} batches of {window:.3g}"
+    sentence = f"Batch means vary {ratio:.3g} times as much as in random order, {where}."
     return estimate(name, ratio, float(np.std(null, ddof=1)), sentence, details=details)
 
 

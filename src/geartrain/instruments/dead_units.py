@@ -70,7 +70,9 @@ def dead_units(
         slopes = _has_slope(activation)
         unit = slopes.movedim(activation.unit_axis, 0).reshape(slopes.shape[activation.unit_axis], -1)
         before = alive.get(activation.name)
-        alive[activation.name] = unit.any(1) if before is None or len(before) != len(unit) else before | unit.any(1)
+        alive[activation.name] = (
+            unit.any(1) if before is None or len(before) != len(unit) else before | unit.any(1)
+        )
         active.setdefault(activation.name, []).append(float(slopes.float().mean()))
 
     watch_activations(objective, visit)

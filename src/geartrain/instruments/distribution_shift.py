@@ -26,6 +26,7 @@ from geartrain.records import Measurement
 from geartrain.run import Run
 
 FOLDS = 5
+EXAMPLES = 700
 MOST_FEATURES = 1024
 PERMUTATIONS = 50
 
@@ -43,7 +44,7 @@ def distribution_shift(
     discriminant (ridge) sees the features, their squares, and each example's mean, spread and extremes, so that a
     changed scale or noise level shows as well as a changed mean. For tokens it sees how often each occurs.
 
-    **Cost**: a solve of size (examples) per fold, on up to 1,024 examples of each split; the model is not run.
+    **Cost**: a solve of size (examples) per fold, on up to 700 examples of each split; the model is not run.
 
     Args:
         run: A run with validation data.
@@ -63,18 +64,24 @@ def distribution_shift(
         >>> x = torch.randn(100, 2, generator=g); y = x[:, :1]
         >>> model = torch.nn.Linear(2, 1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> run = Run(model, torch.nn.functional.mse_loss, optimizer, (x[:60], y[:60]), (x[60:] + 9, y[60:]), batch_size=9)
+        >>> data = (x[:60], y[:60]), (x[60:] + 9, y[60:])
+        >>> run = Run(model, torch.nn.functional.mse_loss, optimizer, *data, batch_size=9)
         >>> distribution_shift(run).value
         1.0
     """
     name = "distribution_shift"
-    train, held = examples_of(run), None if run.validation_data is None else examples_of(run, split="validation")
+    train, held = (
+        examples_of(run, EXAMPLES),
+        None if run.validation_data is None else examples_of(run, EXAMPLES, "validation"),
+    )
     if train is None or held is None:
         return not_applicable(name, "The run has no validation data to compare with.")
     rng = _numpy(generator, run.seed)
     pair = _described(train.inputs, held.inputs)
     if pair is None or min(train.size, held.size) < 2 * FOLDS:
-        return not_applicable(name, "The inputs of the two splits cannot be compared (too few, or of different shapes).")
+        return not_applicable(
+            name, "The inputs of the two splits cannot be compared (too few, or of different shapes)."
+        )
     first, second = pair
     auc, error = _auc(first, second, rng)
     details = {"mean_shift": _mean_shift(first, second)} | _label_shift(train.targets, held.targets, rng)
@@ -107,7 +114,9 @@ def _described(first: Any, second: Any) -> tuple[np.ndarray, np.ndarray] | None:
     kept = np.flatnonzero(spread > 0)
     kept = kept[:: -(-max(len(kept), 1) // MOST_FEATURES)]
     scaled = [np.clip((t[:, kept] - center[kept]) / spread[kept], -10, 10) for t in (left, right)]
-    return tuple(np.concatenate([s, s**2, _summaries(t)], axis=1) for s, t in zip(scaled, (left, right), strict=True))  # type: ignore[return-value]
+    return tuple(
+        np.concatenate([s, s**2, _summaries(t)], axis=1) for s, t in zip(scaled, (left, right), strict=True)
+    )  # type: ignore[return-value]
 
 
 def _counts(words: Tensor, size: int) -> np.ndarray:

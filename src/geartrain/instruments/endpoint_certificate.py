@@ -44,7 +44,9 @@ def endpoint_certificate(
     """Measure the share of the loss that a Newton-CG step would still gain: ½ gᵀ(H + δ)⁻¹g / L.
 
     Half of the products find both ends of the spectrum by Lanczos, the rest run conjugate gradients with δ =
-    ``damping`` times the largest |curvature|; at a direction of negative curvature they end and the gain so far counts.
+    ``damping`` times the largest |curvature|. At a direction of negative curvature they end; along it the size of the
+    curvature is used (Dauphin et al. 2014, arXiv:1406.2572), since the parabola has no minimum there. The gain may
+    exceed the loss where the parabola does not hold: ``actual_gain`` then tells.
 
     **Cost** at most ``max_products`` Hessian products, six forward passes, a pass of per-example gradients. **Assumes**
     a positive loss that is nearly a parabola over the length of the step.
@@ -125,7 +127,8 @@ def _measurement(
     limit: float,
 ) -> Measurement:
     largest, lowest = abs(float(ends.eigenvalues[0])), _most_negative(ends, newton, damping)
-    gain, size = float(newton.decreases[-1]), float(gradient.double().norm())
+    gain, step = _beyond(gradient, newton, damping * largest)
+    size = float(gradient.double().norm())
     negative = newton.stop is Stop.NEGATIVE_CURVATURE and size > 0
     relative = gain / abs(loss) if loss else (0.0 if gain == 0 else math.inf)
     # Negative curvature below a thousandth of the largest is the rule at trained networks, and rounding.
@@ -134,7 +137,7 @@ def _measurement(
     details = {
         "loss": loss,
         "gain": gain,
-        "actual_gain": _actual_gain(objective, loss, newton.solution),
+        "actual_gain": _actual_gain(objective, loss, step),
         "gradient_norm": size,
         "gradient_norm_relative": _relative_norm(objective, size),
         "most_negative": lowest,
@@ -143,7 +146,7 @@ def _measurement(
         "negative_curvature": negative,
         "is_minimum": relative < limit and not curved,
         "verdict": verdict,
-        "newton_length": float(newton.solution.double().norm()),
+        "newton_length": float(step.double().norm()),
         "products": ends.num_products + newton.num_products,
     }
     complete = newton.stop in {Stop.CONVERGED, Stop.COMPLETE}
@@ -161,6 +164,22 @@ def _verdict(relative: float, curved: bool, limit: float) -> str:
     if curved:
         return f"Stationary but not a minimum: there is negative curvature, although {gain}."
     return f"A minimum to second order: {gain} and no curvature is clearly negative."
+
+
+def _beyond(gradient: Tensor, newton: CgResult, damping: float) -> tuple[float, Tensor]:
+    """Gain and step, with the step along a direction p of negative curvature if one was met.
+
+    The parabola has no minimum along p; its curvature is taken by its size, and never below the damping. Conjugacy
+    makes the slope along p at the last iterate that of the gradient.
+    """
+    gain, direction = float(newton.decreases[-1]), newton.negative_direction
+    slope = 0.0 if direction is None else float(gradient @ direction)
+    if direction is None or slope == 0.0:
+        return gain, newton.solution
+    curvature = max(abs(float(newton.curvatures[-1]) - damping), damping)
+    if curvature == 0.0:
+        return math.inf, newton.solution
+    return gain + slope**2 / (2.0 * curvature), newton.solution - (slope / curvature) * direction
 
 
 def _most_negative(ends: EigenResult, newton: CgResult, damping: float) -> float:

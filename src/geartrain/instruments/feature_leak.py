@@ -52,10 +52,11 @@ def feature_leak(
         budget: Not used.
 
     Returns:
-        The power of the best feature, 0 to 1. Details: ``feature`` (its index after flattening), ``runner_up`` (power of the next
-        one), ``lead`` (the gap), ``one_class_power`` (mean over classes of the best single-feature Youden index for that
-        class against the rest; NaN for numbers), ``duplicate_share`` (of validation inputs that occur verbatim among
-        the training inputs; NaN without validation data). Tokens: not applicable, but ``duplicate_share`` is given.
+        The power of the best feature, 0 to 1. Details: ``feature`` (its index after flattening), ``runner_up``
+        (power of the next one), ``lead`` (the gap), ``one_class_power`` (mean over classes of the best
+        single-feature Youden index for that class against the rest; NaN for numbers), ``duplicate_share`` (of
+        validation inputs that occur verbatim among the training inputs; NaN without validation data). Tokens: not
+        applicable, but ``duplicate_share`` is given.
 
     Example:
         The last of three features is the label:
@@ -74,15 +75,23 @@ def feature_leak(
     copies = _duplicate_share(run)
     table = None if found is None else features(found.inputs)
     if found is None or table is None:
-        return not_applicable(name, "The inputs are tokens: single features mean nothing.", duplicate_share=copies)
+        return not_applicable(
+            name, "The inputs are tokens: single features mean nothing.", duplicate_share=copies
+        )
     labels, values = class_labels(found.targets), target_values(found.targets)
     halves = _halves(len(table), generator, run.seed)
-    if labels is not None and np.unique(labels, return_counts=True)[1].min() >= 1 and len(np.unique(labels)) > 1:
+    if (
+        labels is not None
+        and np.unique(labels, return_counts=True)[1].min() >= 1
+        and len(np.unique(labels)) > 1
+    ):
         power = _class_power(table, labels, halves)
     elif values is not None and values.std() > 0:
         power = _number_power(table, values, halves)
     else:
-        return not_applicable(name, "The targets are neither classes nor numbers that vary.", duplicate_share=copies)
+        return not_applicable(
+            name, "The targets are neither classes nor numbers that vary.", duplicate_share=copies
+        )
     ranked = np.argsort(-power.each, kind="stable")
     best, second = float(power.each[ranked[0]]), float(power.each[ranked[1]]) if len(ranked) > 1 else 0.0
     details = {
@@ -93,7 +102,9 @@ def feature_leak(
         "duplicate_share": copies,
     }
     error = math.sqrt(max(best * (1 - best), 1 / len(table)) / len(table))
-    sentence = f"Feature {ranked[0]} alone scores {best:.3f}, the next {second:.3f}, on {found.size} examples."
+    sentence = (
+        f"Feature {ranked[0]} alone scores {best:.3f}, the next {second:.3f}, on {found.size} examples."
+    )
     return estimate(name, best, error, sentence, details=details)
 
 
@@ -134,7 +145,9 @@ def _class_power(table: np.ndarray, labels: np.ndarray, halves: np.ndarray) -> _
 def _table(bins: np.ndarray, codes: np.ndarray, count: int, rows: int | None = None) -> np.ndarray:
     """Numbers of examples per (bin, class); bins beyond the fitted ones count as the last."""
     rows = rows or int(bins.max()) + 1
-    return np.bincount(np.minimum(bins, rows - 1) * count + codes, minlength=rows * count).reshape(rows, count)
+    return np.bincount(np.minimum(bins, rows - 1) * count + codes, minlength=rows * count).reshape(
+        rows, count
+    )
 
 
 def _youden(fitted: np.ndarray, held: np.ndarray) -> np.ndarray:
@@ -154,7 +167,9 @@ def _number_power(table: np.ndarray, values: np.ndarray, halves: np.ndarray) -> 
         for j in np.flatnonzero(table.std(0) > 0):
             bins = _binned(table[:, j], fit)
             sizes = np.bincount(bins[fit], minlength=bins.max() + 1)[:, None]
-            sums = np.stack([np.bincount(bins[fit], v[fit], minlength=bins.max() + 1) for v in values.T], axis=1)
+            sums = np.stack(
+                [np.bincount(bins[fit], v[fit], minlength=bins.max() + 1) for v in values.T], axis=1
+            )
             means = np.where(sizes > 0, sums / np.maximum(sizes, 1), centre)
             left = ((values[~fit] - means[bins[~fit]]) ** 2).mean(0)
             powers[j] += 0.5 * (1 - left / np.where(spread > 0, spread, np.inf))

@@ -65,13 +65,17 @@ def feature_scales(
     found = examples_of(subject)
     table = None if found is None else channels(found.inputs, subject.model)
     if found is None or table is None:
-        return not_applicable("feature_scales", "The inputs are tokens or cannot be put together: they have no scale.")
+        return not_applicable(
+            "feature_scales", "The inputs are tokens or cannot be put together: they have no scale."
+        )
     rare = max(RARE, min(3 / len(table), 0.5))
     away = (table != np.median(table, axis=0)).mean(0)
     spread = np.where(away >= rare, feature_spreads(table), 0.0)
     kept = spread > 0
     if not kept.any():
-        return not_applicable("feature_scales", "Every input feature is constant.", rms=float(np.sqrt((table**2).mean())))
+        return not_applicable(
+            "feature_scales", "Every input feature is constant.", rms=float(np.sqrt((table**2).mean()))
+        )
     top, bottom = float(spread[kept].max()), float(spread[kept].min())
     offset = np.abs(table.mean(0))[kept] / spread[kept]
     details = {
@@ -83,7 +87,9 @@ def feature_scales(
         "constant_features": int((~kept).sum()),
     }
     error = top / bottom * math.hypot(*(_relative_error(table[:, spread == s][:, 0]) for s in (top, bottom)))
-    sentence = f"{int(kept.sum())} features, spreads from {bottom:.3g} to {top:.3g}, on {found.size} examples."
+    sentence = (
+        f"{int(kept.sum())} features, spreads from {bottom:.3g} to {top:.3g}, on {found.size} examples."
+    )
     return estimate("feature_scales", top / bottom, error if top > bottom else 0.0, sentence, details=details)
 
 

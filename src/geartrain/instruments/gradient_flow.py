@@ -78,7 +78,9 @@ def gradient_flow(
     objective._spend(gradients=1)
     names = flow.names()
     if not names:
-        return not_applicable("gradient_flow", "No layer's output depends on a parameter that is trained.", unit="ℓ")
+        return not_applicable(
+            "gradient_flow", "No layer's output depends on a parameter that is trained.", unit="ℓ"
+        )
     rms, error = rms_with_error([np.concatenate(flow.squares[n]) for n in names])
     matrices = [n for n in names if n in flow.matrices]
     chosen = matrices if len(matrices) > 1 else names
@@ -93,9 +95,20 @@ def gradient_flow(
         "recurrent_growth": recurrent_growth(objective),
         "matrix_layers": tuple(matrices),
     }
-    sentence = f"{len(names)} layers, error signal x {math.exp(growth):.3g} per layer back." if len(names) > 1 else "One layer."
+    sentence = (
+        f"{len(names)} layers, error signal x {math.exp(growth):.3g} per layer back."
+        if len(names) > 1
+        else "One layer."
+    )
     return Measurement(
-        "gradient_flow", rms, "ℓ", Status(State.EXACT, sentence), error, ("layer",), {"layer": names}, details=details
+        "gradient_flow",
+        rms,
+        "ℓ",
+        Status(State.EXACT, sentence),
+        error,
+        ("layer",),
+        {"layer": names},
+        details=details,
     )
 
 
@@ -126,7 +139,9 @@ class _Flow:
         with objective._quiet(), leaf_outputs(objective.model, tap):
             leaves = objective._leaves(None)
             loss = objective._loss(leaves, batch)
-            found = torch.autograd.grad(loss, [*taps.values(), *leaves.values()], allow_unused=True, materialize_grads=True)
+            found = torch.autograd.grad(
+                loss, [*taps.values(), *leaves.values()], allow_unused=True, materialize_grads=True
+            )
         for name, grad in zip(taps, found, strict=False):
             self.squares.setdefault(name, []).append(_per_example(grad * size, size, name))
         self.gradient += objective.layout.flatten(found[len(taps) :]) * (size / objective.num_examples)

@@ -91,7 +91,9 @@ def gradient_noise_scale(
     rows = _Rows(objective, size, generator)
     sums = rows.sums()
     if (sums.count < 4 and size > 1) or sums.count < 2:
-        return not_applicable(name, f"{sums.count} groups of examples are too few to see noise.", unit="examples")
+        return not_applicable(
+            name, f"{sums.count} groups of examples are too few to see noise.", unit="examples"
+        )
     noise, signal = _parts(sums.squares.sum(1), float(sums.total @ sums.total), sums.count)
     if noise == 0 and signal == 0:
         return not_applicable(name, "Every example's gradient is zero.", unit="examples")
@@ -147,7 +149,11 @@ class _Rows:
         objective = self.objective
         slices, groups = objective.layout.slices(), objective.layers()
         kept: list[Tensor] | None = []
-        held, squares, total = 0, [], torch.zeros(objective.num_params, dtype=torch.float64, device=objective.device)
+        held, squares, total = (
+            0,
+            [],
+            torch.zeros(objective.num_params, dtype=torch.float64, device=objective.device),
+        )
         for rows in self.pieces():
             total += rows.sum(0)
             per_name = {n: rows[:, s].square().sum(1) for n, s in slices.items()}
@@ -155,9 +161,15 @@ class _Rows:
             held += rows.nbytes
             kept = [*kept, rows] if kept is not None and held <= KEEP_BYTES else None
         products = torch.cat([rows @ total for rows in (kept if kept is not None else self.pieces())])
-        layer_totals = [float(sum(total[slices[n]].square().sum() for n in names)) for names in groups.values()]
+        layer_totals = [
+            float(sum(total[slices[n]].square().sum() for n in names)) for names in groups.values()
+        ]
         return _Sums(
-            total.cpu().numpy(), torch.cat(squares).cpu().numpy(), products.cpu().numpy(), np.array(layer_totals), tuple(groups)
+            total.cpu().numpy(),
+            torch.cat(squares).cpu().numpy(),
+            products.cpu().numpy(),
+            np.array(layer_totals),
+            tuple(groups),
         )
 
 
@@ -213,7 +225,11 @@ def _answer(name: str, sums: _Sums, noise: float, signal: float, size: int) -> M
     covariance = _jackknife(sums)
     low, high = fieller(noise, signal, covariance)
     ratio = noise / signal if signal > 0 else math.inf
-    spread = covariance[0, 0] - 2 * ratio * covariance[0, 1] + ratio**2 * covariance[1, 1] if signal > 0 else math.nan
+    spread = (
+        covariance[0, 0] - 2 * ratio * covariance[0, 1] + ratio**2 * covariance[1, 1]
+        if signal > 0
+        else math.nan
+    )
     error = math.sqrt(max(spread, 0.0)) / signal if spread == spread else math.nan
     details = {
         "interval": (size * low, size * high),
@@ -228,7 +244,7 @@ def _answer(name: str, sums: _Sums, noise: float, signal: float, size: int) -> M
     what = "examples" if size == 1 else f"groups of {size}"
     sentence = f"From {sums.count} {what}; 95 % interval {size * low:.3g} to {size * high:.3g} examples."
     if not math.isfinite(high):
-        sentence = f"From {sums.count} {what}; the mean gradient is not clear of its noise: at least {size * low:.3g} examples."
+        sentence = f"From {sums.count} {what}; the mean gradient is lost in noise: at least {size * low:.3g} examples."
     return estimate(name, size * ratio, size * error, sentence, unit="examples", details=details)
 
 

@@ -71,11 +71,17 @@ def input_affinity(
     leaves = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
     size = _batches.size_of(inputs)
     if not leaves or not all(t.is_floating_point() for t in leaves) or size < 4:
-        return not_applicable(name, "The inputs are tokens (or too few): there is nothing half-way between two of them.")
+        return not_applicable(
+            name, "The inputs are tokens (or too few): there is nothing half-way between two of them."
+        )
     source = generator or torch.Generator().manual_seed(objective.seed)
     order = torch.randperm(size, generator=source)[: 2 * min(PAIRS, size // 2)].to(objective.device)
     first, second = (_batches.take(inputs, part) for part in order.chunk(2))
-    middle = tree_map(lambda a, b: (a + b) / 2 if isinstance(a, Tensor) and a.shape[:1] == (len(order) // 2,) else a, first, second)
+    middle = tree_map(
+        lambda a, b: (a + b) / 2 if isinstance(a, Tensor) and a.shape[:1] == (len(order) // 2,) else a,
+        first,
+        second,
+    )
     quiet = in_evaluation(objective)
     head = head_of(quiet, first)[0]
     f, g, h = (_affine_scores(quiet, x, head) for x in (first, second, middle))
@@ -85,7 +91,7 @@ def input_affinity(
         return not_applicable(name, "The model gives the same output for all inputs.")
     value = math.sqrt(float(gap.mean() / size_of_gap.mean()))
     error = _error(gap, size_of_gap, value)
-    sentence = f"Half-way between two inputs the output is off the middle by {value:.2g} of their distance ({len(f)} pairs)."
+    sentence = f"Half-way between two inputs the output is off the middle by {value:.2g} of their distance."
     return estimate(name, value, error, sentence, details={"num_pairs": len(f), "head": head.activation})
 
 
@@ -113,7 +119,12 @@ def _in_double(objective: Objective, inputs: Any) -> Any:
     wide, wide_inputs = tree_map(_widen, state), tree_map(_widen, inputs)
     with objective._quiet():
         try:
-            return functional_call(objective._caller, {f"model.{n}": t for n, t in wide.items()}, ((wide_inputs,),), {"only_outputs": True})
+            return functional_call(
+                objective._caller,
+                {f"model.{n}": t for n, t in wide.items()},
+                ((wide_inputs,),),
+                {"only_outputs": True},
+            )
         except RuntimeError:  # the model makes tensors of its own, in its own precision
             return objective._outputs(objective._leaves(None), (inputs,))
 

@@ -82,7 +82,9 @@ def input_conditioning(
     found = examples_of(subject)
     table = None if found is None else features(found.inputs)
     if found is None or table is None or len(table) < 10:
-        return not_applicable("input_conditioning", "The inputs are tokens, or too few: they have no second moments.")
+        return not_applicable(
+            "input_conditioning", "The inputs are tokens, or too few: they have no second moments."
+        )
     table = table[:, :: -(-table.shape[1] // MOST_FEATURES)]
     targets = target_columns(found.targets)
     spread = _spread_columns(subject, found.inputs, table)
@@ -113,7 +115,9 @@ class _Spectrum:
     label_aware: bool
 
 
-def _spread_columns(subject: Objective | Run, inputs: object, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _spread_columns(
+    subject: Objective | Run, inputs: object, table: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and spread that standardising would use for each column; one per channel where the model convolves."""
     by_channel = channels(inputs, subject.model) if convolves(subject.model) else None
     if by_channel is None or table.shape[1] % by_channel.shape[1] or table.shape[1] == by_channel.shape[1]:
@@ -146,8 +150,10 @@ def _explained(left: np.ndarray, targets: np.ndarray | None) -> tuple[np.ndarray
     raw = (left.T @ centred) ** 2 / (centred**2).sum()
     rank = left.shape[1]
     rest = max(1 - float(raw.sum()), 0.0) / max(len(left) - rank, 1) if rank < len(left) else 1 / len(left)
-    # A direction that explains nothing still picks up about `rest` by chance; only clear ones (3 sigma) count.
-    shares = np.where(raw.sum(1) > 9 * rest, raw.sum(1) - rest, 0.0)
+    # A direction that explains nothing still picks up about `rest` by chance (chi-squared, one part per column);
+    # only what is five standard deviations above that counts.
+    bar = rest * (1 + 5 * math.sqrt(2 / max(targets.shape[1] - 1, 1)))
+    shares = np.where(raw.sum(1) > bar, raw.sum(1) - rest, 0.0)
     return shares, float(shares.sum())
 
 

@@ -66,16 +66,28 @@ def loss_match(
 def _judge(probe: LossProbe) -> tuple[float, str]:
     """The first of the known misfits, or none."""
     if _ignores_outputs(probe):
-        return MISFIT, "The loss does not depend on the outputs at all (a softmax over a single column does that)."
+        return (
+            MISFIT,
+            "The loss does not depend on the outputs at all (a softmax over a single column does that).",
+        )
     if _unbounded(probe):
-        return MISFIT, "The loss has no lower bound for these targets: outputs running off to infinity lower it for ever."
+        return (
+            MISFIT,
+            "The loss has no lower bound for these targets: outputs running off to infinity lower it for ever.",
+        )
     number = _compares_numbers(probe)
     if number and _class_numbers(probe) > 2:
-        return MISFIT, f"The outputs are compared with the numbers of {_class_numbers(probe)} classes, as if they were amounts."
+        return (
+            MISFIT,
+            f"The outputs are compared with the numbers of {_class_numbers(probe)} classes, as if they were amounts.",
+        )
     if number and probe.kind in ("binary", "one-hot", "classes"):
         return HALF, "Classes are regressed by a distance; a cross-entropy learns them faster."
     if probe.kind == "values" and _blind_to_offset(probe):
-        return MISFIT, "Adding the same number to all outputs does not change the loss, so it cannot learn the targets' level."
+        return (
+            MISFIT,
+            "Adding the same number to all outputs does not change the loss, so it cannot learn the targets' level.",
+        )
     if _rewards_errors(probe):
         return MISFIT, "The loss grows when the score of the right class does."
     return FIT, "The loss has a lower bound, depends on the outputs, and prefers right ones."
@@ -87,7 +99,7 @@ def _ignores_outputs(probe: LossProbe) -> bool:
 
 
 def _unbounded(probe: LossProbe) -> bool:
-    """Whether large outputs in the targets' direction, or log-likelihoods of plain scores, push the loss down for ever."""
+    """Whether large outputs in the targets' direction, or likelihoods of plain scores, push the loss down for ever."""
     right = probe.one_hot()
     if right is not None:
         rows = probe.outputs.double().movedim(probe.class_axis or 0, -1)
@@ -133,7 +145,7 @@ def _blind_to_offset(probe: LossProbe) -> bool:
         return False
     outputs = probe.random()
     here = probe.loss(outputs)
-    return abs(probe.loss(outputs + 3.0) - here) < 1e-4 * (1 + abs(here))
+    return abs(probe.loss(outputs + 3.0 * probe.scale[1]) - here) < 1e-4 * (1 + abs(here))
 
 
 def _rewards_errors(probe: LossProbe) -> bool:

@@ -1,9 +1,9 @@
 """Does training happen in training mode and evaluation in evaluation mode?
 
-Looks at what the modules that care (dropout, batch normalisation, ...) actually do in a training step, in an
-evaluation and in the step after it, the user's own functions included. A forgotten ``model.train()`` after the
-first evaluation and a forgotten ``model.eval()`` both show. Misleads where a mode is meant: frozen batch
-statistics in fine-tuning, dropout kept on to sample. Ledger: 0.13.
+Looks at what the modules that care (dropout, batch normalisation, ...) and calls of the function dropout actually do
+in a training step, in an evaluation and in the step after it, the user's own functions included. A forgotten
+``model.train()`` after the first evaluation and a forgotten ``model.eval()`` both show. Misleads where a mode is
+meant: frozen batch statistics in fine-tuning, dropout kept on to sample. Ledger: 0.13.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from geartrain.instruments import _window
 from geartrain.instruments._base import Budget, instrument
@@ -48,8 +49,6 @@ def mode_consistency(
         there was none).
     """
     watched = {n: m for n, m in run.model.named_modules() if _cares(m)}
-    if not watched:
-        return no_answer("mode_consistency", "No module behaves differently in training and evaluation mode.")
     with run.preserved():
         run.scheduler, run.history = None, History()
         with _listening(watched) as calls:
@@ -63,8 +62,11 @@ def mode_consistency(
     if failure is not None:
         return no_answer("mode_consistency", f"The run breaks: {failure}.", state=State.NON_FINITE)
     if not trained:
-        return no_answer("mode_consistency", "No module that cares about the mode takes part in a step.")
-    return _measurement(list(watched), trained, evaluated)
+        return no_answer(
+            "mode_consistency", "Nothing in a step behaves differently in training and evaluation mode."
+        )
+    names = dict.fromkeys([*watched, *(name for name, _ in trained + evaluated)])
+    return _measurement(list(names), trained, evaluated)
 
 
 def _measurement(
@@ -81,7 +83,7 @@ def _measurement(
     }
     parts = [f"{', '.join(not_training)} trained in evaluation mode"] if not_training else []
     parts += [f"{', '.join(not_evaluating)} evaluated in training mode"] if not_evaluating else []
-    sentence = ("; ".join(parts) or f"All {len(names)} modules that care are in the right mode") + "."
+    sentence = ("; ".join(parts) or f"Right mode everywhere ({len(names)} modules care)") + "."
     value = 0.0 if not_training or not_evaluating else 1.0
     return answer("mode_consistency", value, sentence, state=State.EXACT, details=details)
 
@@ -105,14 +107,45 @@ def _drain(calls: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
 def _listening(watched: dict[str, nn.Module]) -> Iterator[list[tuple[str, bool]]]:
     """Name and mode of every call of a watched module."""
     calls: list[tuple[str, bool]] = []
+    spy = _FunctionSpy(calls)
     handles = [
         module.register_forward_pre_hook(partial(_note, calls, name)) for name, module in watched.items()
     ]
+    handles += [module.register_forward_pre_hook(spy.enter) for module in watched.values()]
+    handles += [module.register_forward_hook(spy.leave) for module in watched.values()]
     try:
-        yield calls
+        with spy:
+            yield calls
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _FunctionSpy(TorchFunctionMode):
+    """Notes calls of the function dropout, and attention with dropout, that no watched module makes."""
+
+    def __init__(self, calls: list[tuple[str, bool]]) -> None:
+        super().__init__()
+        self.calls = calls
+        self.inside = 0
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        """A watched module begins."""
+        self.inside += 1
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        """It ends."""
+        self.inside -= 1
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Pass the call on unchanged."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if not self.inside and "dropout" in name and "training" in kwargs and kwargs.get("p", 0.5) > 0:
+            self.calls.append((f"function {name}", bool(kwargs["training"])))
+        if not self.inside and name == "scaled_dot_product_attention" and kwargs.get("dropout_p", 0.0) > 0:
+            self.calls.append((f"function {name}", True))
+        return func(*args, **kwargs)
 
 
 def _note(calls: list[tuple[str, bool]], name: str, module: nn.Module, args: Any) -> None:

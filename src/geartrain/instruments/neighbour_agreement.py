@@ -63,7 +63,9 @@ def neighbour_agreement(
     found = examples_of(subject)
     table = None if found is None else features(found.inputs)
     if found is None or table is None:
-        return not_applicable(name, "The inputs are tokens or cannot be put together: they have no distances.")
+        return not_applicable(
+            name, "The inputs are tokens or cannot be put together: they have no distances."
+        )
     if found.size <= 2 * k:
         return not_applicable(name, f"{found.size} examples are too few for {k} neighbours each.")
     labels, values = class_labels(found.targets), target_values(found.targets)
@@ -72,7 +74,9 @@ def neighbour_agreement(
         return _classes(name, labels, near, twin)
     if values is not None and values.std() > 0:
         return _numbers(name, values, near)
-    return not_applicable(name, "The targets are neither classes nor numbers, one set per example, that vary.")
+    return not_applicable(
+        name, "The targets are neither classes nor numbers, one set per example, that vary."
+    )
 
 
 def _neighbours(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +91,9 @@ def _neighbours(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _classes(name: str, labels: np.ndarray, near: np.ndarray, twin: np.ndarray) -> Measurement:
     classes, codes = np.unique(labels, return_inverse=True)
-    weights = 1 + 1e-3 * np.arange(near.shape[1], 0, -1) / near.shape[1] ** 2
+    weights = 1 + 1e-3 * 0.5 ** np.arange(
+        near.shape[1]
+    )  # no two sets of voters weigh the same: nearer ones win ties
     votes = np.stack([((codes[near] == c) * weights).sum(1) for c in range(len(classes))], axis=1).argmax(1)
     agreement = float((votes == codes).mean())
     chance = float(sum((votes == c).mean() * (codes == c).mean() for c in range(len(classes))))
@@ -106,6 +112,12 @@ def _numbers(name: str, values: np.ndarray, near: np.ndarray) -> Measurement:
     chance = 1 + 1 / k
     value = 1 - float(squares.mean()) / chance
     error = float(squares.std(ddof=1)) / math.sqrt(len(squares)) / chance
-    details = {"agreement": 1 - float(squares.mean()), "chance": 1 - chance, "duplicate_disagreement": math.nan}
-    sentence = f"The mean of {k} neighbours leaves {squares.mean():.1%} of the variance of {len(squares)} targets."
+    details = {
+        "agreement": 1 - float(squares.mean()),
+        "chance": 1 - chance,
+        "duplicate_disagreement": math.nan,
+    }
+    sentence = (
+        f"The mean of {k} neighbours leaves {squares.mean():.1%} of the variance of {len(squares)} targets."
+    )
     return estimate(name, value, error, sentence, details=details)

@@ -88,8 +88,14 @@ def what_loss_applies(probe: LossProbe) -> str:
         scale = 1e-4 * (1 + abs(here))
         if abs(here - moved) < scale and abs(here - other) > scale:
             return "softmax"
-    if (probe.targets.numel() == outputs.numel() and probe.kind != "classes") or outputs.numel() == len(outputs):
-        signs = (probe.targets.reshape(outputs.shape).to(outputs) - 0.5).sign() if probe.targets.numel() == outputs.numel() else None
+    if (probe.targets.numel() == outputs.numel() and probe.kind != "classes") or outputs.numel() == len(
+        outputs
+    ):
+        signs = (
+            (probe.targets.reshape(outputs.shape).to(outputs) - 0.5).sign()
+            if probe.targets.numel() == outputs.numel()
+            else None
+        )
         flat = probe.loss(torch.zeros_like(outputs))
         if signs is not None and abs(flat - math.log(2)) < 1e-4 and probe.loss(20 * signs) < 1e-4:
             return "sigmoid"

@@ -37,8 +37,8 @@ def output_reach(
         budget: Not used.
 
     Returns:
-        The share, 0 to 1. Details: ``last_activation`` (``"none"`` where the output is unbounded), ``low`` and ``high`` of its
-        range, ``target_low`` and ``target_high``. Not applicable to classes.
+        The share, 0 to 1. Details: ``last_activation`` (``"none"`` where the output is unbounded), ``low`` and
+        ``high`` of its range, ``target_low`` and ``target_high``. Not applicable to classes.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.ReLU())
@@ -65,6 +65,10 @@ def output_reach(
         "target_low": float(values.min()),
         "target_high": float(values.max()),
     }
-    ends = f"ends in {head.activation} ({head.low:g} to {head.high:g})" if head.activation != "none" else "has an unbounded output"
+    ends = (
+        f"ends in {head.activation} ({head.low:g} to {head.high:g})"
+        if head.activation != "none"
+        else "has an unbounded output"
+    )
     sentence = f"The model {ends}; the targets run from {values.min():.3g} to {values.max():.3g}."
     return exact(name, share, sentence, details=details)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from geartrain.instruments._answers import exact, forward_price, not_applicable
 from geartrain.instruments._base import Budget, instrument
@@ -56,7 +57,9 @@ def output_target_match(
     if probe is None:
         return not_applicable(name, HIDDEN)
     if bool((probe.targets == probe.targets[:1]).all()):
-        return not_applicable(name, "All targets are equal, so it cannot be told which is compared with which.")
+        return not_applicable(
+            name, "All targets are equal, so it cannot be told which is compared with which."
+        )
     pairing, warned = _pairing_matters(probe), probe.warns()
     details = {
         "output_shape": tuple(probe.outputs.shape[1:]),
@@ -65,10 +68,13 @@ def output_target_match(
         "warned": warned,
     }
     wrong = pairing is False or warned or _stretched(probe)
-    shapes = f"outputs (n, {', '.join(map(str, probe.outputs.shape[1:]))}) against targets (n, {', '.join(map(str, probe.targets.shape[1:]))})"
-    shapes = shapes.replace("(n, )", "(n,)")
+    shapes = f"outputs {_shape(probe.outputs)} against targets {_shape(probe.targets)}"
     sentence = f"The loss broadcasts {shapes}." if wrong else f"Each output meets its own target: {shapes}."
     return exact(name, 0.0 if wrong else 1.0, sentence, details=details)
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"({', '.join(['n', *map(str, tensor.shape[1:])])})".replace("(n)", "(n,)")
 
 
 def _pairing_matters(probe: LossProbe) -> bool | None:

@@ -52,9 +52,9 @@ def saturated_units(
 
     Returns:
         The share, 0 to 1. Details: ``layers`` (share per layer), ``worst_layer``, ``worst_layer_name``,
-        ``mean_log_slope`` per layer (mean of ln slope relative to slope 1: at most ln ¼ for a sigmoid, which is why deep stacks of
-        them vanish) and ``log_slope_total`` (their sum), ``output_saturated`` (share at a sigmoid or tanh output,
-        NaN if there is none). Not applicable without such units inside the model.
+        ``mean_log_slope`` per layer (mean of ln slope: at most ln ¼ for a sigmoid, which is why deep stacks of them
+        vanish) and ``log_slope_total`` (their sum), ``output_saturated`` (share at a sigmoid or tanh output, NaN if
+        there is none). Not applicable without such units inside the model.
 
     Raises:
         NonFiniteError: An activation is not finite.
@@ -83,7 +83,9 @@ def saturated_units(
     at_output = shares.pop(final, math.nan) if final is not None else math.nan
     if not shares:
         where = "only at its output" if at_output == at_output else "nowhere"
-        return not_applicable("saturated_units", f"The model uses sigmoid or tanh {where}.", output_saturated=at_output)
+        return not_applicable(
+            "saturated_units", f"The model uses sigmoid or tanh {where}.", output_saturated=at_output
+        )
     inner = {n: np.concatenate(slopes[n]) for n in shares}
     worst = max(shares, key=shares.__getitem__)
     logs = {n: float(np.log(np.maximum(s, 1e-12)).mean()) for n, s in inner.items()}
@@ -97,7 +99,12 @@ def saturated_units(
         "log_slope_total": sum(logs.values()),
         "output_saturated": at_output,
     }
-    return exact("saturated_units", value, f"{value:.1%} of {total} sigmoid or tanh activations are flat.", details=details)
+    return exact(
+        "saturated_units",
+        value,
+        f"{value:.1%} of {total} sigmoid or tanh activations are flat.",
+        details=details,
+    )
 
 
 def _slope(activation: Activation) -> np.ndarray:

@@ -56,7 +56,9 @@ def target_scale(
     found = examples_of(subject)
     values = None if found is None else target_values(found.targets)
     if values is None:
-        return not_applicable("target_scale", "The targets are classes, or none were found: they have no scale.")
+        return not_applicable(
+            "target_scale", "The targets are classes, or none were found: they have no scale."
+        )
     means, deviations = values.mean(0), values.std(0)
     scales = np.maximum(deviations, np.abs(means))
     worst = int(scales.argmax())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from geartrain import instruments
 from geartrain._torch import batches as _batches
 from geartrain.mechanisms._base import Intervention, constant, need
 from geartrain.objective import call_model
@@ -107,6 +109,31 @@ def _standardise_targets(run: Run) -> Change:
 
 STANDARDISE_TARGETS = Intervention(
     "targets standardised", "The whole run again on targets of mean 0 and variance 1.", _standardise_targets
+)
+
+
+def _standardise_both(run: Run) -> Change:
+    inputs, targets = _standardise_inputs(run).transform, _standardise_targets(run).transform
+    assert inputs is not None
+    assert targets is not None
+    return Change(transform=lambda b: targets(inputs(b)), prepare=_to_a_safe_step)
+
+
+SAFE_SHARE = 0.15
+"""Share of the stability threshold that a step size is set to: sharpness rises during training, and noise counts too."""
+
+
+def _to_a_safe_step(fork: Run) -> None:
+    """Set the step size by the curvature: one that was tuned to other units means nothing in these."""
+    ratio = float(instruments.get("edge_of_stability")(fork, generator=torch.Generator().manual_seed(fork.seed)))
+    if math.isfinite(ratio) and ratio > 0:
+        Change(lr_factor=SAFE_SHARE / ratio).apply(fork)
+
+
+STANDARDISE_BOTH = Intervention(
+    "inputs and targets standardised",
+    "The whole run again on inputs and targets of mean 0 and variance 1, with the step size that the curvature then allows.",
+    _standardise_both,
 )
 
 
@@ -261,12 +288,14 @@ def _median_clip(run: Run) -> Change:
     need(len(norms) > 0, "no gradient norms were recorded")
     finite = norms[torch.isfinite(torch.as_tensor(norms)).numpy()]
     need(len(finite) > 0, "no gradient norm was finite")
-    return Change(clip_grad_norm=float(torch.as_tensor(finite).median()))
+    # Adam and its kin do not care about the scale of the gradient, only about outliers: clip nearly all of them.
+    adaptive = any(key in run.optimizer.param_groups[0] for key in ("betas", "alpha"))
+    return Change(clip_grad_norm=float(torch.as_tensor(finite).quantile(0.1 if adaptive else 0.5)))
 
 
 CLIPPED = Intervention(
     "gradients clipped",
-    "The run again from its start with every gradient clipped to the norm that is typical of this run (its median).",
+    "The run again from its start with gradients clipped to the median norm of this run (adaptive optimizers: its first decile).",
     _median_clip,
 )
 

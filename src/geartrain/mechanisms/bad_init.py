@@ -16,7 +16,7 @@ MECHANISM = Mechanism(
             above(2.0, soft=2.0, log=True),
             "A calm initialisation predicts about the prior: the loss starts near the constant predictor's.",
             weight=1.0,
-            counter=0.3,
+            counter=0.2,
         ),
         Prediction(
             "parameter_symmetry@start",
@@ -24,7 +24,7 @@ MECHANISM = Mechanism(
             above(0.3, soft=0.2),
             "Equal units get equal gradients and stay equal for ever.",
             weight=2.0,
-            counter=0.3,
+            counter=0.0,
         ),
         Prediction(
             "run:activation_drift",
@@ -32,7 +32,16 @@ MECHANISM = Mechanism(
             above(0.6, soft=0.4),
             "Variance-preserving initialisation keeps the growth near 0 (Glorot & Bengio 2010; He et al. 2015).",
             weight=0.8,
-            counter=0.5,
+            counter=0.2,
+        ),
+        Prediction(
+            "saturated_units@start",
+            "share of sigmoid or tanh units that are flat at the start",
+            above(0.3, soft=0.2),
+            "Weights that are far too large drive bounded units into saturation, where almost no gradient passes (Glorot & "
+            "Bengio 2010, section 3).",
+            weight=1.0,
+            counter=0.0,
         ),
         Prediction(
             "fork:restart.mean_gain",

@@ -23,17 +23,17 @@ MECHANISM = Mechanism(
             counter=1.4,
         ),
         Prediction(
-            "gradient_flow.growth@max",
+            "run:gradient_growth",
             "log growth of the gradient per layer or time step, going back",
             above(0.3, soft=0.3),
             "Linear recurrence: the gradient grows as the spectral radius to the power of the number of steps.",
-            weight=0.8,
+            weight=1.0,
             counter=0.6,
         ),
         Prediction(
             "fork:gradients clipped",
             "what clipping to the typical norm wins back",
-            above(0.08, soft=0.08),
+            above(0.05, soft=0.05),
             "Clipping removes the rare huge steps and leaves the others as they were.",
             weight=2.4,
             counter=2.2,
@@ -51,5 +51,5 @@ MECHANISM = Mechanism(
     remedy="Clip the gradient to its typical norm; then mend its source (initial gain, depth, sequence length, normalisation).",
     remedy_forks=("gradients clipped",),
     principled="random-matrix argument",
-    upstream_of=("lr_too_high", "bad_init"),
+    upstream_of=("lr_too_high", "lr_too_low", "bad_init", "local_minimum", "too_few_steps"),
 )

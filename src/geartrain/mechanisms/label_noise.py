@@ -31,6 +31,14 @@ MECHANISM = Mechanism(
             counter=2.4,
         ),
         Prediction(
+            "fork:labels shuffled.validation_gain",
+            "what shuffling the labels changes on the validation data (0 = nothing)",
+            above(-0.2, soft=0.15),
+            "A net that can memorise fits any labels; whether these held information shows where it has not seen them.",
+            weight=0.3,
+            counter=2.4,
+        ),
+        Prediction(
             "run:validation_left",
             "validation loss at the end / constant predictor's",
             above(0.95, soft=0.08),

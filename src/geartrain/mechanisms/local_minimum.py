@@ -67,5 +67,6 @@ MECHANISM = Mechanism(
     interventions=(tried.RESTART, tried.KEEP_GOING, tried.LR_TENTH),
     remedy="Restart from other initial weights (or widen the net: wider nets have fewer bad minima).",
     remedy_forks=("restart",),
+    upstream_of=("lr_too_low", "under_capacity"),
     principled="definition of a stationary point; restarts decide",
 )

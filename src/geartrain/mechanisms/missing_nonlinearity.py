@@ -30,7 +30,7 @@ MECHANISM = Mechanism(
             "deviation of the net from an affine map",
             below(0.001, soft=10.0, log=True),
             "A composition of affine maps is affine, exactly.",
-            weight=2.6,
+            weight=1.6,
             counter=4.5,
         ),
         Prediction(
@@ -38,7 +38,7 @@ MECHANISM = Mechanism(
             "what rectifiers between the layers win",
             above(0.05, soft=0.05),
             "If the task is not linear, nonlinearity lowers the loss.",
-            weight=2.4,
+            weight=3.4,
             counter=2.4,
         ),
     ),

@@ -47,7 +47,7 @@ MECHANISM = Mechanism(
             counter=1.8,
         ),
         Prediction(
-            "fork:weight decay",
+            "fork:weight decay.validation_gain",
             "what decay and stopping early win on the validation data",
             above(0.04, soft=0.04),
             "A penalty on the weights keeps particulars from being fitted.",

@@ -31,7 +31,7 @@ MECHANISM = Mechanism(
             counter=0.4,
         ),
         Prediction(
-            "fork:inputs standardised",
+            "fork:inputs standardised | fork:inputs and targets standardised",
             "what standardised inputs win",
             above(0.07, soft=0.07),
             "Standardising removes the spread of scales and changes nothing else.",
@@ -39,9 +39,9 @@ MECHANISM = Mechanism(
             counter=2.6,
         ),
     ),
-    interventions=(tried.STANDARDISE_INPUTS,),
+    interventions=(tried.STANDARDISE_INPUTS, tried.STANDARDISE_BOTH),
     remedy="Standardise every input feature (subtract its mean, divide by its standard deviation, both from the training data).",
-    remedy_forks=("inputs standardised",),
+    remedy_forks=("inputs standardised", "inputs and targets standardised"),
     principled="theorem for linear first layers",
     upstream_of=(
         "ill_conditioned",

@@ -20,7 +20,7 @@ MECHANISM = Mechanism(
             counter=2.4,
         ),
         Prediction(
-            "fork:targets standardised",
+            "fork:targets standardised | fork:inputs and targets standardised",
             "what standardised targets win (each against its own baseline)",
             above(0.1, soft=0.1),
             "On targets of mean 0 and variance 1 the net starts where it can learn at once.",
@@ -28,9 +28,9 @@ MECHANISM = Mechanism(
             counter=2.6,
         ),
     ),
-    interventions=(tried.STANDARDISE_TARGETS,),
+    interventions=(tried.STANDARDISE_TARGETS, tried.STANDARDISE_BOTH),
     remedy="Standardise the targets for training and undo it in prediction.",
-    remedy_forks=("targets standardised",),
+    remedy_forks=("targets standardised", "inputs and targets standardised"),
     principled="exact for the last layer",
     upstream_of=(
         "lr_too_high",

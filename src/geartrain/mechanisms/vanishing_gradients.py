@@ -51,8 +51,18 @@ MECHANISM = Mechanism(
             weight=2.0,
             counter=1.0,
         ),
+        Prediction(
+            "fork:rectifiers | fork:rectifiers, lr / 10 - fork:restart",
+            "... minus what fresh weights in the same net win",
+            above(0.05, soft=0.1),
+            "If depth and activations shrink the signal, they do so from every start; where new weights are enough, the old "
+            "ones were at fault.",
+            weight=0.0,
+            counter=1.6,
+        ),
     ),
     interventions=(
+        tried.RESTART,
         Intervention(
             "rectifiers",
             "The whole run again with ReLU in place of saturating activations and He initialisation.",

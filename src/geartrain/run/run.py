@@ -27,7 +27,7 @@ from geartrain.run.stream import Stream, first_batches
 from geartrain.run.watch import OptimizerWatch
 
 PROBE = 512
-"""Examples in the fixed probes on which forks and the original are compared."""
+"""Examples in a probe, unless a run is told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class Run:
     Attributes:
         history: What has been recorded so far.
         step_count: Optimizer steps taken.
+        probe_size: Examples in the fixed probes on which forks and the original are compared.
 
     Raises:
         InputError: Something does not fit; the message says what to do.
@@ -135,6 +136,7 @@ class Run:
         self.epoch_loss = (0.0, 0)  # sum and number of the batch losses of this epoch
         self.history = History()
         self.work = Cost()
+        self.probe_size = PROBE
         self._probes: dict[str, Any] = {}
         self._watch: OptimizerWatch | None = None
         if validation is not None and _batches.is_whole(validation):
@@ -326,16 +328,17 @@ class Run:
 
     # ------------------------------------------------------------------ probes
 
-    def probe(self, split: str = "train", size: int = PROBE) -> Any:
+    def probe(self, split: str = "train", size: int | None = None) -> Any:
         """A fixed batch of at most ``size`` examples of a split, the same at every call.
 
         Args:
             split: ``"train"`` or ``"validation"``.
-            size: How many examples at most.
+            size: How many examples at most; ``probe_size`` of the run if omitted.
 
         Returns:
             A batch as the training step gets it (device and transform applied).
         """
+        size = self.probe_size if size is None else size
         key = f"{split} {size}"
         if key not in self._probes:
             self._probes[key] = _batches.to_device(
