@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from geartrain import instruments, mechanisms
@@ -40,7 +42,7 @@ class TestEach:
     def test_predictions_name_things_that_exist(self, mechanism: Mechanism) -> None:
         tried = {i.name for m in ALL for i in m.interventions}
         for prediction in mechanism.predictions:
-            for part in prediction.observable.split(" - "):
+            for part in re.split(r" - | \| ", prediction.observable):
                 if part.startswith("fork:"):
                     assert part[5:].partition(".")[0] in tried
                 elif part.startswith("run:"):
@@ -50,7 +52,7 @@ class TestEach:
 
     def test_own_forks_are_its_interventions(self, mechanism: Mechanism) -> None:
         own = {i.name for i in mechanism.interventions}
-        assert mechanism.remedy_fork is None or mechanism.remedy_fork in own
+        assert set(mechanism.remedy_forks) <= own
 
     def test_consequences_are_mechanisms(self, mechanism: Mechanism) -> None:
         assert set(mechanism.upstream_of) <= set(VOCABULARY) - {mechanism.name}

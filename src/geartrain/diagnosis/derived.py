@@ -64,9 +64,9 @@ def _progress(evidence: Evidence) -> tuple[float, float, str]:
     left, error, _ = _left(evidence)
     first = float(np.mean(rows[0])) / evidence.baseline
     return (
-        min(first, CEILING) - left,
+        min(first, 1.0) - left,
         error,
-        "Fall of the training loss from start to end, over the baseline.",
+        "Fall of the training loss below the constant predictor's or its own start, whichever is lower, over the baseline.",
     )
 
 
@@ -125,12 +125,13 @@ def _batch_share(evidence: Evidence) -> tuple[float, float, str]:
 def _regularised(evidence: Evidence) -> tuple[float, float, str]:
     dropout = [m.p for m in evidence.run.model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
     noise = max((p / (1 - p) / 4 if p < 1 else CEILING for p in dropout), default=0.0)
-    pull = evidence.read("decay_pull@end")
+    # Once decay has won, weights and gradients are both next to nothing: who won shows earlier.
+    pull = evidence.read("decay_pull@max")
     value = max(noise, pull.value or 0.0)
     return (
         value,
         pull.error,
-        f"Decay pulls {pull.value or 0.0:.2g} as hard as the loss; dropout noise p/(1-p)/4 is {noise:.2g}.",
+        f"Decay pulls at most {pull.value or 0.0:.2g} as hard as the loss; dropout noise p/(1-p)/4 is {noise:.2g}.",
     )
 
 
@@ -188,7 +189,7 @@ _ALL: dict[str, Derived] = {
 }
 _PARTS: dict[str, tuple[str, ...]] = {
     "noise_over_batch": ("gradient_noise_scale@middle",),
-    "regularised": ("decay_pull@end",),
+    "regularised": tuple(f"decay_pull@{p}" for p in ("start", "middle", "end")),
     "activation_drift": ("activation_flow@start",),
     "gradient_growth": tuple(f"gradient_flow@{p}" for p in ("start", "middle", "end")),
     "leak": ("future_dependence@start", "feature_leak@start"),

@@ -12,30 +12,37 @@ from geartrain.records import Curve, Finding, format_number
 from geartrain.run import Run
 
 
-def verdict(found: tuple[Finding, ...], watched: Watched, interrupted: bool) -> str:
+def verdict(found: tuple[Finding, ...], evidence: Evidence, interrupted: bool) -> str:
     """The verdict in one sentence."""
+    watched = evidence.watched
     likely = [f for f in found if f.probability > 0.5]
     stopped = " (interrupted: this is what was measured so far)" if interrupted else ""
     if not likely:
         partly = "" if watched.complete else f" in the {watched.steps} steps that were watched"
-        nearest = (
-            f"; the nearest suspicion is “{found[0].title.lower()}” at {found[0].probability:.0%}"
-            if found
-            else ""
-        )
+        nearest = f"; the nearest suspicion is “{found[0].title.lower()}” at {found[0].probability:.0%}" if found else ""
         return f"Nothing is wrong with this run{partly}{nearest}{stopped}."
     first = likely[0]
-    tried = ""
-    if first.remedy_effect is not None and first.remedy_fork is not None and first.remedy_effect > 0:
-        error = f" ± {first.remedy_effect_error:.0%}" if first.remedy_effect_error else ""
-        tried = f": on a fork, “{first.remedy_fork}” won back {min(first.remedy_effect, 9.99):.0%}{error} of the baseline loss"
     more = f"; also likely: {', '.join(f.title.lower() for f in likely[1:])}" if likely[1:] else ""
-    return f"{first.title} ({first.probability:.0%}){tried}{more}{stopped}."
+    return f"{first.title} ({first.probability:.0%}){_effect(first, evidence)}{more}{stopped}."
+
+
+def _effect(first: Finding, evidence: Evidence) -> str:
+    """What the remedy did on its fork, in losses that can be checked against the curves."""
+    fork = evidence.forks.get(first.remedy_fork or "")
+    if fork is None or first.remedy_effect is None or first.remedy_effect <= 0:
+        return ""
+    before, after = (float(line[-1]) if len(line) else math.nan for line in (fork.reference, fork.losses))
+    if first.remedy_effect == fork.gain and math.isfinite(after):
+        original = f"instead of {format_number(before)}" if math.isfinite(before) else "where the original broke"
+        return f": on a fork, “{fork.name}” ends at a training loss of {format_number(after)} {original}"
+    error = f" ± {first.remedy_effect_error:.0%}" if first.remedy_effect_error else ""
+    return f": on a fork, “{fork.name}” won back {first.remedy_effect:.0%}{error} of the baseline in validation loss"
 
 
 def surprises(found: list[Finding]) -> tuple[str, ...]:
     """Gears that turned the other way in what won, and gears that turned for nothing in what was ruled out."""
     said = []
+    healthy = not any(f.probability > 0.5 for f in found)  # in a sick run much turns that is only a consequence
     for finding in found:
         for gear in finding.predictions:
             if gear.measured is None:
@@ -45,7 +52,7 @@ def surprises(found: list[Finding]) -> tuple[str, ...]:
                 said.append(
                     f"{finding.title} is likely, and yet {value} (it predicts {gear.expected}): the explanation is incomplete."
                 )
-            elif finding.probability < 0.2 and gear.internal and gear.degree >= 0.8 and gear.weight >= 1.0:
+            elif healthy and finding.probability < 0.2 and gear.internal and gear.degree >= 0.8 and gear.weight >= 1.0:
                 said.append(
                     f"{value}, as “{finding.title.lower()}” predicts, although the rest of the evidence speaks against it."
                 )
@@ -58,7 +65,7 @@ def curves(evidence: Evidence) -> tuple[Curve, ...]:
     steps = history.column("step")
     lines = []
     for name, column, unit in (
-        ("training loss (batches)", "loss", "ℓ"),
+        ("loss of each batch", "loss", "ℓ"),
         ("gradient norm", "grad_norm", "ℓ/θ"),
         ("step size", "lr", "θ²/ℓ"),
     ):
@@ -66,7 +73,7 @@ def curves(evidence: Evidence) -> tuple[Curve, ...]:
         if len(values) and np.isfinite(values).any():
             lines.append(Curve(name, steps, values, unit))
     marks = np.array(watched.marks, dtype=float)
-    for name, rows in (("training loss (probe)", watched.losses), ("validation loss", watched.validation)):
+    for name, rows in (("training loss", watched.losses), ("validation loss", watched.validation)):
         known = [float(np.mean(row)) if row is not None else math.nan for row in rows]
         if known and np.isfinite(known).any():
             lines.append(Curve(name, marks, np.array(known), "ℓ"))
@@ -74,9 +81,9 @@ def curves(evidence: Evidence) -> tuple[Curve, ...]:
     if len(where):
         lines.append(Curve("validation metric", where, values, "1"))
     order = [
-        "training loss (batches)",
-        "training loss (probe)",
+        "training loss",
         "validation loss",
+        "loss of each batch",
         "validation metric",
         "gradient norm",
         "step size",

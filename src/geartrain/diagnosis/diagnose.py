@@ -32,6 +32,8 @@ EXAMINE_SHARE = 0.35
 RESERVE = 0.03
 """Shares of the budget: at most this much for watching; of the rest for examining; kept back for weighing."""
 RULED_OUT = 0.05
+CONTROLS = 5
+"""At least this many interventions are tried on every run, if time allows."""
 CALIBRATION = (
     "Uncalibrated: the weights of the predictions come from theory, not yet from runs with known causes; "
     "read the probabilities as a ranking."
@@ -224,7 +226,9 @@ def _intervene(session: _Session) -> None:
     )
     tried = 0
     while time.perf_counter() < session.deadline:
-        name = _most_telling(session)
+        # First what can tip a mechanism over; then, while few have been tried, what is least unlikely to: a run is
+        # called healthy after remedies were tried and did not help, not because nothing was tried.
+        name = _most_telling(session, 0.5) or (_most_telling(session, 0.02) if tried < CONTROLS else None)
         if name is None:
             break
         session.progress(0.6 + 0.35 * tried / (tried + 6), f"trying: {name}")
@@ -233,14 +237,13 @@ def _intervene(session: _Session) -> None:
     session.stages["forks"] = time.perf_counter() - started
 
 
-def _most_telling(session: _Session) -> str | None:
-    """The untried intervention with the most log-odds at stake among mechanisms that can still be more likely than not."""
+def _most_telling(session: _Session, hope: float) -> str | None:
+    """The untried intervention with the most log-odds at stake, among mechanisms that can still become that likely."""
     evidence = session.evidence
     assert evidence is not None
     stakes: dict[str, float] = {}
     for mechanism in session.mechanisms:
-        hope = optimistic(mechanism, evidence)
-        if hope <= 0.5:
+        if optimistic(mechanism, evidence) <= hope:
             continue
         now = weigh_one(mechanism, evidence).probability
         for prediction in mechanism.predictions:
@@ -288,7 +291,7 @@ def _conclude(session: _Session, reproduce: str) -> Diagnosis:
     session.progress(1.0, "done")
     return Diagnosis(
         name=session.run.name,
-        sentence=describe.verdict(likely, session.watched, session.interrupted),
+        sentence=describe.verdict(likely, evidence, session.interrupted),
         healthy=not any(f.probability > 0.5 for f in found),
         findings=likely,
         ruled_out=tuple(f for f in found if f.probability < RULED_OUT),

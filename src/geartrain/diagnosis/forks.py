@@ -112,9 +112,8 @@ def _once(
     own, reference = _lefts(evidence, branch, steps, noted["baseline"], intervention)
     held = _lefts(evidence, branch, steps, noted["baseline"], intervention, validation=True)
     gain, error = _gain(own, reference, branch)
-    validation_gain, validation_error = _gain(*held, branch) if held[0] is not None else (math.nan, math.nan)
-    mean = own.mean(1) if own is not None and len(own) else np.array([])
-    beside = reference.mean(1) if reference is not None and len(reference) else np.array([])
+    validation_gain, validation_error = _gain(*held, branch) if branch.validation is not None else (math.nan, math.nan)
+    left = _capped(own).mean(1)
     return ForkResult(
         name=intervention.name,
         description=intervention.description,
@@ -122,16 +121,16 @@ def _once(
         start=origin.step,
         steps=branch.taken,
         step_axis=steps,
-        losses=mean * evidence.baseline,
-        reference=beside * evidence.baseline,
+        losses=own.mean(1) * evidence.baseline,
+        reference=reference.mean(1) * evidence.baseline,
         gain=gain,
         gain_error=error,
         validation_gain=validation_gain,
         validation_gain_error=validation_error,
-        diverged=_diverged(branch, mean),
+        diverged=_diverged(branch, left),
         seconds=branch.seconds,
         complete=branch.complete,
-        details={**noted, "end_left": float(mean[-3:].mean()) if len(mean) else CEILING},
+        details={**noted, "end_left": float(left[-3:].mean()) if len(left) else CEILING},
     )
 
 
@@ -183,32 +182,38 @@ def _lefts(
     intervention: Intervention,
     *,
     validation: bool = False,
-) -> tuple[Any, Any]:
-    """Losses over baseline of fork and original, shape (marks, chunks), both capped."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Losses over baseline of fork and original, shape (marks, chunks); NaN where the original was broken."""
     table = branch.validation if validation else branch.losses
     if table is None or not len(table):
-        return (None, None) if validation else (np.zeros((0, 1)), np.zeros((0, 1)))
-    own = np.nan_to_num(table / base, nan=CEILING, posinf=CEILING).clip(max=CEILING)
-    failure = evidence.history.failure
+        return np.zeros((0, 1)), np.zeros((0, 1))
+    watched, broke = evidence.watched, evidence.history.failure is not None
     rows = []
     for step in steps:
-        at = evidence.watched.marks[-1] if intervention.beyond else step
-        row = evidence.watched.reference(at, validation=validation)
-        broken = failure is not None and step > evidence.watched.marks[-1]
-        rows.append(np.full(own.shape[1], CEILING) if row is None or broken else row / evidence.baseline)
-    return own, np.nan_to_num(np.array(rows), nan=CEILING).clip(max=CEILING)
+        row = watched.reference(watched.marks[-1] if intervention.beyond else step, validation=validation)
+        known = row is not None and not (broke and step > watched.marks[-1])
+        rows.append(row / evidence.baseline if known and row is not None else np.full(table.shape[1], math.nan))
+    return table / base, np.array(rows)
+
+
+def _capped(lefts: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(lefts, nan=CEILING, posinf=CEILING).clip(max=CEILING)
 
 
 def _gain(own: np.ndarray, reference: np.ndarray, branch: Branch) -> tuple[float, float]:
-    """Mean difference over the last marks, and its standard error over the paired chunks of examples."""
-    if len(own) < 2:
-        return (-CEILING, 0.0) if branch.history.failure is not None else (math.nan, math.nan)
-    last = slice(-min(3, len(own) - 1), None)
-    difference = (reference[last] - own[last]).mean(0)
+    """Mean difference over the last marks, and its standard error: over the paired examples and from mark to mark."""
     if branch.history.failure is not None:
         return -CEILING, 0.0
-    error = float(difference.std(ddof=1) / math.sqrt(len(difference))) if len(difference) > 1 else 0.0
-    return float(difference.mean()), error
+    if len(own) < 2:
+        return math.nan, math.nan
+    last = slice(-min(3, len(own) - 1), None)
+    difference = _capped(reference)[last] - _capped(own)[last]
+    return float(difference.mean()), math.hypot(_spread(difference.mean(0)), _spread(difference.mean(1)))
+
+
+def _spread(values: np.ndarray) -> float:
+    """Standard error of the mean."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def _diverged(branch: Branch, lefts: np.ndarray) -> bool:

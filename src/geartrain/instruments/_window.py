@@ -203,6 +203,7 @@ class _Recorder:
         self.layout = flat.layout_of(self.parameters)
         self.layers = _by_module(self.layout)
         self.watch = run.watch_optimizer()
+        self.owned = self._owned_by_optimizer()
         self.probe = self._read_probe()
         # From here on the batches are transformed here, so that they are known.
         self.transform, run.transform = run.transform, None
@@ -272,6 +273,9 @@ class _Recorder:
             self.gathering = True
             return record
         self.pending = None
+        # What the optimizer does not own it does not use, and its zero_grad does not clear: no matter for either.
+        used, leftover = used * self.owned, leftover * self.owned
+        fresh = None if fresh is None else fresh * self.owned
         norms = {"used_norm": _norm(used), "leftover_norm": _norm(leftover)}
         # The first optimizer step may hold batches from before the window.
         if fresh is None or (self.gathering and not any(s.updated for s in self.records)):
@@ -325,6 +329,11 @@ class _Recorder:
         """What lies in ``.grad``, zeros where nothing does."""
         grads = (torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values())
         return self.layout.flatten(g.detach() for g in grads)
+
+    def _owned_by_optimizer(self) -> Tensor:
+        """1 for the parameters that the optimizer was given, else 0."""
+        known = {id(p) for group in self.run.optimizer.param_groups for p in group["params"]}
+        return self.layout.flatten(torch.full_like(p, id(p) in known) for p in self.parameters.values())
 
     @torch.no_grad()
     def put_parameters(self, vector: Tensor) -> None:

@@ -49,8 +49,8 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "run:progress",
-            "share of the baseline that the training loss has fallen",
-            above(0.05, soft=0.04),
+            "share of the constant predictor's loss that the training loss has fallen below it",
+            above(0.03, soft=0.03),
             "A run that has learnt nothing at all says nothing about its labels.",
             weight=0.4,
             counter=2.0,

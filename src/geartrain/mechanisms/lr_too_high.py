@@ -69,9 +69,10 @@ MECHANISM = Mechanism(
             "back_and_forth@middle",
             "alternation of updates along the top eigenvector",
             above(0.6, soft=0.2),
-            "1 - lr x lambda is negative, so the projection changes sign, exactly when lr x lambda > 1.",
+            "1 - lr x lambda is negative, so the projection changes sign, exactly when lr x lambda > 1; momentum lengthens the "
+            "period, so silence says little.",
             weight=0.5,
-            counter=0.3,
+            counter=0.1,
         ),
         Prediction(
             "run:turbulence",

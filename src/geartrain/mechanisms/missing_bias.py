@@ -54,5 +54,5 @@ MECHANISM = Mechanism(
     remedy="Give the layers biases (bias=True).",
     remedy_forks=("biases added",),
     principled="exact",
-    upstream_of=("under_capacity", "local_minimum", "lr_too_low", "too_few_steps"),
+    upstream_of=("under_capacity", "local_minimum", "lr_too_low", "too_few_steps", "overfitting"),
 )

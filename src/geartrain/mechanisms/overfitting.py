@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from geartrain.mechanisms._base import Intervention, Mechanism, Prediction, above
+from geartrain.mechanisms._base import Intervention, Mechanism, Prediction, above, below
 from geartrain.run import Change, Run
 
 
@@ -61,6 +61,14 @@ MECHANISM = Mechanism(
             "There is something to learn; where neighbours do not agree, noise is the better name.",
             weight=0.3,
             counter=1.2,
+        ),
+        Prediction(
+            "distribution_shift@start",
+            "how well training and validation inputs can be told apart (AUC, 0.5 = not)",
+            below(0.7, soft=0.15),
+            "Overfitting is a gap between data drawn alike; a gap between data drawn differently has another cause.",
+            weight=0.0,
+            counter=2.0,
         ),
     ),
     interventions=(

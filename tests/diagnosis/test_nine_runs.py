@@ -1,0 +1,29 @@
+"""Nine runs on digits with one known cause each, over three seeds: the right cause first, silence on the healthy one."""
+
+from __future__ import annotations
+
+import pytest
+
+import geartrain as gt
+from tests import planted
+
+SEEDS = (0, 1, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("fault", [f for f in planted.CAUSES if f != "healthy"])
+def test_names_the_planted_cause_first(fault: str, seed: int) -> None:
+    diagnosis = gt.diagnose(planted.planted_run(fault, seed), "60s")
+    assert not diagnosis.healthy
+    first = diagnosis.findings[0]
+    assert first.mechanism in planted.CAUSES[fault]
+    assert first.probability > 0.5
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_is_silent_on_the_healthy_one(seed: int) -> None:
+    diagnosis = gt.diagnose(planted.planted_run("healthy", seed), "60s")
+    assert diagnosis.healthy
+    assert all(f.probability <= 0.5 for f in diagnosis.findings)
+    assert len(diagnosis.forks) >= 2, "healthy means that remedies were tried and did not help"
