@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests import planted
 from torch import Tensor, nn
 from torch.nn import functional
 
 import geartrain as gt
 from geartrain.errors import InputError
 from geartrain.run import Run
-from tests import planted
 
 
 def small_run(seed: int = 0, **changes: Any) -> Run:
@@ -40,12 +40,27 @@ def fingerprint(run: Run) -> list[Any]:
     tensors = [t.detach().clone() for t in (*run.model.parameters(), *run.model.buffers())]
     grads = [None if p.grad is None else p.grad.clone() for p in run.model.parameters()]
     modes = [m.training for m in run.model.modules()]
-    state = [[v.clone() if isinstance(v, Tensor) else v for v in s.values()] for s in run.optimizer.state.values()]
+    state = [
+        [v.clone() if isinstance(v, Tensor) else v for v in s.values()] for s in run.optimizer.state.values()
+    ]
     groups = [{k: v for k, v in g.items() if k != "params"} for g in run.optimizer.param_groups]
     numbers = [torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()]  # noqa: NPY002
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in run.model.modules()]
-    optimizer_hooks = len(run.optimizer._optimizer_step_pre_hooks) + len(run.optimizer._optimizer_step_post_hooks)
-    return [tensors, grads, modes, state, groups, numbers, hooks, optimizer_hooks, run.step_count, len(run.history)]
+    optimizer_hooks = len(run.optimizer._optimizer_step_pre_hooks) + len(
+        run.optimizer._optimizer_step_post_hooks
+    )
+    return [
+        tensors,
+        grads,
+        modes,
+        state,
+        groups,
+        numbers,
+        hooks,
+        optimizer_hooks,
+        run.step_count,
+        len(run.history),
+    ]
 
 
 def same(one: Any, other: Any) -> bool:
@@ -123,7 +138,9 @@ class TestBadInput:
     def test_nan_in_the_data(self) -> None:
         inputs = torch.randn(32, 5)
         inputs[7, 2] = float("nan")
-        with pytest.raises(InputError, match=r"NaN or infinite numbers: 1 of 32 examples, first at index \(7, 2\)"):
+        with pytest.raises(
+            InputError, match=r"NaN or infinite numbers: 1 of 32 examples, first at index \(7, 2\)"
+        ):
             small_run(train=(inputs, torch.zeros(32, dtype=torch.long)))
 
     def test_loss_that_is_nan_from_the_start(self) -> None:
@@ -157,7 +174,7 @@ class TestWhatComesOut:
     def test_a_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
         diagnosis = gt.diagnose(small_run(), "4s")
         (tmp_path / "file").write_text("")
-        with pytest.raises(InputError, match="Cannot write .* Choose a folder"):
+        with pytest.raises(InputError, match=r"Cannot write .* Choose a folder"):
             diagnosis.to_html(tmp_path / "file" / "d.html")
 
     def test_every_gear_is_sound(self) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tests import healthy
 
 import geartrain as gt
-from tests import healthy
 
 
 @pytest.mark.slow

@@ -1,11 +1,11 @@
-"""Nine runs on digits with one known cause each, over three seeds: the right cause first, silence on the healthy one."""
+"""Nine runs on digits, three seeds: the planted cause comes first, and the healthy run is met with silence."""
 
 from __future__ import annotations
 
 import pytest
+from tests import planted
 
 import geartrain as gt
-from tests import planted
 
 SEEDS = (0, 1, 2)
 

@@ -70,5 +70,7 @@ def test_not_applicable_without_a_loss_function() -> None:
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     loss = lambda m, b: m(b[0]).square().mean()  # noqa: E731
-    run = Run(model, None, optimizer, train=(torch.randn(8, 2), torch.zeros(8)), batch_loss=loss, batch_size=4)
+    run = Run(
+        model, None, optimizer, train=(torch.randn(8, 2), torch.zeros(8)), batch_loss=loss, batch_size=4
+    )
     assert leak_price(run).status.state is State.NOT_APPLICABLE

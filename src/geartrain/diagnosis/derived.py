@@ -66,7 +66,8 @@ def _progress(evidence: Evidence) -> tuple[float, float, str]:
     return (
         min(first, 1.0) - left,
         error,
-        "Fall of the training loss below the constant predictor's or its own start, whichever is lower, over the baseline.",
+        "Fall of the training loss below the constant predictor's or its own start, whichever is lower, "
+        "over the baseline.",
     )
 
 
@@ -148,12 +149,20 @@ def _largest_update(evidence: Evidence) -> tuple[float, float, str]:
 
 
 def _gradient_growth(evidence: Evidence) -> tuple[float, float, str]:
-    names = [f"gradient_flow.{kind}@{p}" for kind in ("growth_per_layer", "recurrent_growth") for p in ("start", "middle", "end")]
+    names = [
+        f"gradient_flow.{kind}@{p}"
+        for kind in ("growth_per_layer", "recurrent_growth")
+        for p in ("start", "middle", "end")
+    ]
     known = [r for r in map(evidence.read, names) if r.value is not None]
     if not known:
         return math.nan, math.nan, "The gradient could not be followed through the layers."
     largest = max(known, key=lambda r: r.value or 0.0)
-    return largest.value or 0.0, largest.error, "Largest log growth of the gradient per layer or time step, going back, at three points."
+    return (
+        largest.value or 0.0,
+        largest.error,
+        "Largest log growth of the gradient per layer or time step, going back, at three points.",
+    )
 
 
 def _activation_drift(evidence: Evidence) -> tuple[float, float, str]:

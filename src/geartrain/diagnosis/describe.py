@@ -19,7 +19,11 @@ def verdict(found: tuple[Finding, ...], evidence: Evidence, interrupted: bool) -
     stopped = " (interrupted: this is what was measured so far)" if interrupted else ""
     if not likely:
         partly = "" if watched.complete else f" in the {watched.steps} steps that were watched"
-        nearest = f"; the nearest suspicion is “{found[0].title.lower()}” at {found[0].probability:.0%}" if found else ""
+        nearest = (
+            f"; the nearest suspicion is “{found[0].title.lower()}” at {found[0].probability:.0%}"
+            if found
+            else ""
+        )
         return f"Nothing is wrong with this run{partly}{nearest}{stopped}."
     first = likely[0]
     more = f"; also likely: {', '.join(f.title.lower() for f in likely[1:])}" if likely[1:] else ""
@@ -33,7 +37,9 @@ def _effect(first: Finding, evidence: Evidence) -> str:
         return ""
     before, after = (float(line[-1]) if len(line) else math.nan for line in (fork.reference, fork.losses))
     if first.remedy_effect == fork.gain and math.isfinite(after):
-        original = f"instead of {format_number(before)}" if math.isfinite(before) else "where the original broke"
+        original = (
+            f"instead of {format_number(before)}" if math.isfinite(before) else "where the original broke"
+        )
         return f": on a fork, “{fork.name}” ends at a training loss of {format_number(after)} {original}"
     error = f" ± {first.remedy_effect_error:.0%}" if first.remedy_effect_error else ""
     return f": on a fork, “{fork.name}” won back {first.remedy_effect:.0%}{error} of the baseline in validation loss"
@@ -42,7 +48,9 @@ def _effect(first: Finding, evidence: Evidence) -> str:
 def surprises(found: list[Finding]) -> tuple[str, ...]:
     """Gears that turned the other way in what won, and gears that turned for nothing in what was ruled out."""
     said = []
-    healthy = not any(f.probability > 0.5 for f in found)  # in a sick run much turns that is only a consequence
+    healthy = not any(
+        f.probability > 0.5 for f in found
+    )  # in a sick run much turns that is only a consequence
     for finding in found:
         for gear in finding.predictions:
             if gear.measured is None:
@@ -50,11 +58,19 @@ def surprises(found: list[Finding]) -> tuple[str, ...]:
             value = f"{gear.title} is {format_number(gear.measured)}"
             if finding.probability > 0.5 and gear.degree <= -0.6 and gear.weight <= -0.3:
                 said.append(
-                    f"{finding.title} is likely, and yet {value} (it predicts {gear.expected}): the explanation is incomplete."
+                    f"{finding.title} is likely, and yet {value} (it predicts {gear.expected}): "
+                    "the explanation is incomplete."
                 )
-            elif healthy and finding.probability < 0.2 and gear.internal and gear.degree >= 0.8 and gear.weight >= 1.0:
+            elif (
+                healthy
+                and finding.probability < 0.2
+                and gear.internal
+                and gear.degree >= 0.8
+                and gear.weight >= 1.0
+            ):
                 said.append(
-                    f"{value}, as “{finding.title.lower()}” predicts, although the rest of the evidence speaks against it."
+                    f"{value}, as “{finding.title.lower()}” predicts, "
+                    "although the rest of the evidence speaks against it."
                 )
     return tuple(said[:6])
 

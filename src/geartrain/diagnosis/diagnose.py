@@ -221,9 +221,7 @@ def _intervene(session: _Session) -> None:
     assert evidence is not None
     step_seconds = session.watched.seconds / max(session.watched.steps, 1)
     left = max(session.deadline - started, 0.0)
-    evidence.fork_steps = max(
-        min(session.watched.steps, round(0.7 * left / 8 / max(step_seconds, 1e-6))), 10
-    )
+    evidence.fork_steps = max(min(session.watched.steps, round(0.7 * left / 8 / max(step_seconds, 1e-6))), 10)
     tried = 0
     while time.perf_counter() < session.deadline:
         # First what can tip a mechanism over; then, while few have been tried, what is least unlikely to: a run is
@@ -331,10 +329,13 @@ def plan(budget: float) -> str:
     """What a budget will be spent on, one sentence, before it is."""
     watched, rest = WATCH_SHARE * budget, (1 - WATCH_SHARE) * budget
     return (
-        f"Up to {watched:.0f} s to watch the run, up to {EXAMINE_SHARE * rest:.0f} s to examine three checkpoints, the rest "
-        f"of {budget:.0f} s to try remedies on forks; less if the run is short."
+        f"Up to {watched:.0f} s to watch the run, up to {EXAMINE_SHARE * rest:.0f} s to examine three "
+        f"checkpoints, the rest of {budget:.0f} s to try remedies on forks; less if the run is short."
     )
 
 
 def _code(run: Run, budget: str | float, seed: int) -> str:
-    return f"import geartrain as gt\n\n# run: your geartrain.Run ({run.name})\ngt.diagnose(run, budget={budget!r}, seed={seed}).to_html('report.html')"
+    return (
+        f"import geartrain as gt\n\n# run: your geartrain.Run ({run.name})\n"
+        f"gt.diagnose(run, budget={budget!r}, seed={seed}).to_html('report.html')"
+    )

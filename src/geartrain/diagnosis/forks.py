@@ -112,7 +112,9 @@ def _once(
     own, reference = _lefts(evidence, branch, steps, noted["baseline"], intervention)
     held = _lefts(evidence, branch, steps, noted["baseline"], intervention, validation=True)
     gain, error = _gain(own, reference, branch)
-    validation_gain, validation_error = _gain(*held, branch) if branch.validation is not None else (math.nan, math.nan)
+    validation_gain, validation_error = (
+        _gain(*held, branch) if branch.validation is not None else (math.nan, math.nan)
+    )
     left = _capped(own).mean(1)
     return ForkResult(
         name=intervention.name,
@@ -192,7 +194,9 @@ def _lefts(
     for step in steps:
         row = watched.reference(watched.marks[-1] if intervention.beyond else step, validation=validation)
         known = row is not None and not (broke and step > watched.marks[-1])
-        rows.append(row / evidence.baseline if known and row is not None else np.full(table.shape[1], math.nan))
+        rows.append(
+            row / evidence.baseline if known and row is not None else np.full(table.shape[1], math.nan)
+        )
     return table / base, np.array(rows)
 
 

@@ -81,7 +81,9 @@ def _work(subject: Any) -> Cost:
 def _with_cost(result: Measurement, spent: Cost, seconds: float) -> Measurement:
     import dataclasses
 
-    cost = dataclasses.replace(spent, seconds=seconds, peak_bytes=max(spent.peak_bytes, result.cost.peak_bytes))
+    cost = dataclasses.replace(
+        spent, seconds=seconds, peak_bytes=max(spent.peak_bytes, result.cost.peak_bytes)
+    )
     return dataclasses.replace(result, cost=cost)
 
 

@@ -84,9 +84,16 @@ def leak_price(
         return not_applicable(NAME, "The loss of the best constant predictor is not known.")
     differences = (np.array(lost) - np.array(kept)) / baseline
     error = float(differences.std(ddof=1) / math.sqrt(len(differences))) if len(differences) > 1 else 0.0
-    details = {"kind": kind, "loss_with": float(np.mean(kept)), "loss_without": float(np.mean(lost)), "feature": feature}
+    details = {
+        "kind": kind,
+        "loss_with": float(np.mean(kept)),
+        "loss_without": float(np.mean(lost)),
+        "feature": feature,
+    }
     what = "later inputs hidden" if kind == "future" else f"feature {feature} shuffled"
-    sentence = f"With the {what} the loss goes from {details['loss_with']:.3g} to {details['loss_without']:.3g}."
+    sentence = (
+        f"With the {what} the loss goes from {details['loss_with']:.3g} to {details['loss_without']:.3g}."
+    )
     return estimate(NAME, float(differences.mean()), error, sentence, details=details)
 
 
@@ -96,7 +103,11 @@ _Loss = Callable[..., Tensor]
 
 def _future(run: Run, loss_fn: _Loss) -> _Rows | None:
     batch = run.probe("train", EXAMPLES)
-    if not isinstance(batch, (tuple, list)) or not isinstance(batch[0], Tensor) or not isinstance(batch[1], Tensor):
+    if (
+        not isinstance(batch, (tuple, list))
+        or not isinstance(batch[0], Tensor)
+        or not isinstance(batch[1], Tensor)
+    ):
         return None
     inputs, targets = batch[0], batch[1]
     sequence = inputs.ndim >= 2 and not (inputs.ndim == 2 and inputs.is_floating_point())
@@ -135,7 +146,11 @@ def _feature(run: Run, loss_fn: _Loss, generator: torch.Generator | None) -> _Ro
     found = feature_leak(run, generator=generator)
     batch = run.probe("validation" if run.validation_data is not None else "train")
     feature = found.details.get("feature")
-    if not isinstance(feature, int) or not isinstance(batch, (tuple, list)) or not isinstance(batch[0], Tensor):
+    if (
+        not isinstance(feature, int)
+        or not isinstance(batch, (tuple, list))
+        or not isinstance(batch[0], Tensor)
+    ):
         return None
     inputs, targets = batch[0], batch[1]
     source = generator or torch.Generator().manual_seed(run.seed)

@@ -125,7 +125,9 @@ SAFE_SHARE = 0.15
 
 def _to_a_safe_step(fork: Run) -> None:
     """Set the step size by the curvature: one that was tuned to other units means nothing in these."""
-    ratio = float(instruments.get("edge_of_stability")(fork, generator=torch.Generator().manual_seed(fork.seed)))
+    ratio = float(
+        instruments.get("edge_of_stability")(fork, generator=torch.Generator().manual_seed(fork.seed))
+    )
     if math.isfinite(ratio) and ratio > 0:
         Change(lr_factor=SAFE_SHARE / ratio).apply(fork)
 
@@ -309,9 +311,9 @@ def _lbfgs(run: Run) -> Change:
         fork.replace_data(train=_batches.take((inputs, targets), slice(0, size)))
         fork.stream.set_batch_size(size)
 
-    make = lambda params: torch.optim.LBFGS(
-        params, lr=1.0, max_iter=20, history_size=20, line_search_fn="strong_wolfe"
-    )
+    def make(params: Any) -> torch.optim.Optimizer:
+        return torch.optim.LBFGS(params, max_iter=20, history_size=20, line_search_fn="strong_wolfe")
+
     return Change(optimizer=make, prepare=prepare)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def widen(model: nn.Module, leaves: list[tuple[str, nn.Module]], factor: int) ->
     others = [m for _, m in leaves if not isinstance(m, (nn.Linear, nn.BatchNorm1d, nn.LayerNorm, *_PLAIN))]
     need(len(linear) > 1 and not others, "only chains of linear layers can be widened")
     need(len({n for n, _ in linear}) == len(linear), "a layer is used twice")
-    for (_, first), (_, second) in zip(linear, linear[1:], strict=False):
+    for (_, first), (_, second) in itertools.pairwise(linear):
         need(first.out_features == second.in_features, "the linear layers form no chain")
     hidden = 0
     for name, layer in chain:

@@ -88,5 +88,13 @@ MECHANISM = Mechanism(
     remedy="Divide the step size by ten (or warm it up), then raise it again until step size x sharpness / threshold is about 1.",
     remedy_forks=("lr / 10", "lr / 100"),
     principled="theorem on quadratics, observed on networks (edge of stability)",
-    upstream_of=("dead_relu", "ill_conditioned", "exploding_gradients", "batch_too_small", "too_few_steps", "overfitting", "bad_init"),
+    upstream_of=(
+        "dead_relu",
+        "ill_conditioned",
+        "exploding_gradients",
+        "batch_too_small",
+        "too_few_steps",
+        "overfitting",
+        "bad_init",
+    ),
 )
