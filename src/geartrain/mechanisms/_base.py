@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from geartrain.errors import UnsupportedError
-from geartrain.records import format_number
 from geartrain.run import Change, Run
 
 Point = Literal["start", "middle", "end"]
@@ -60,10 +59,8 @@ class Expect:
 
     def __str__(self) -> str:
         if self.low is not None and self.high is not None:
-            return f"between {format_number(self.low)} and {format_number(self.high)}"
-        if self.low is not None:
-            return f"above {format_number(self.low)}"
-        return f"below {format_number(self.high or 0.0)}"
+            return f"between {self.low:g} and {self.high:g}"
+        return f"above {self.low:g}" if self.low is not None else f"below {self.high or 0.0:g}"
 
 
 def above(threshold: float, *, soft: float, log: bool = False) -> Expect:
