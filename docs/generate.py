@@ -26,7 +26,12 @@ def instruments_page() -> str:
 
 
 def mechanisms_page() -> str:
-    lines = ["# Mechanisms", "", "Made by `docs/generate.py`. Weights are log-odds (kept / broken); not calibrated yet.", ""]
+    lines = [
+        "# Mechanisms",
+        "",
+        "Made by `docs/generate.py`. Weights are log-odds (kept / broken); not calibrated yet.",
+        "",
+    ]
     for mechanism in mechanisms.all_mechanisms():
         lines += [f"## `{mechanism.name}`: {mechanism.title}", "", mechanism.statement, ""]
         lines += ["| it predicts | expected | weight | because |", "|---|---|---|---|"]

@@ -221,7 +221,8 @@ def _intervene(session: _Session) -> None:
     assert evidence is not None
     step_seconds = session.watched.seconds / max(session.watched.steps, 1)
     left = max(session.deadline - started, 0.0)
-    evidence.fork_steps = max(min(session.watched.steps, round(0.7 * left / 8 / max(step_seconds, 1e-6))), 10)
+    evidence.step_seconds = step_seconds
+    evidence.fork_steps = max(min(session.watched.steps, round(0.7 * left / 4 / max(step_seconds, 1e-6))), 10)
     tried = 0
     while time.perf_counter() < session.deadline:
         # First what can tip a mechanism over; then, while few have been tried, what is least unlikely to: a run is

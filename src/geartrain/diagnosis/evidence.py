@@ -68,6 +68,7 @@ class Evidence:
         self.refused: dict[str, str] = {}
         self.skipped: list[str] = []
         self.fork_steps: int | None = None
+        self.step_seconds = 0.0
         self.history = run.history
         self.baseline = float("nan")
         self.baseline_words = "the loss at the start"
@@ -114,6 +115,9 @@ class Evidence:
         fork = self.forks.get(name)
         if fork is None:
             return Reading(None, note=self.refused.get(name, "not tried"))
+        planned = float(fork.details.get("planned", fork.steps))
+        if not fork.complete and fork.steps < forks.TELLING * planned:
+            return Reading(None, note=f"the budget ended it after {fork.steps} of {planned:.0f} steps")
         if what == "validation_gain":
             value, error = fork.validation_gain, fork.validation_gain_error
         elif what:
@@ -147,8 +151,10 @@ class Evidence:
 
     def measure(self, need: str) -> None:
         """Measure one thing and put the run back; what cannot be measured is recorded with its reason."""
-        if time.perf_counter() >= self.deadline:
-            self.skipped.append(need)
+        if time.perf_counter() >= self.deadline and not need.startswith("run:"):
+            self.skipped.append(
+                need
+            )  # what is derived from other readings costs nothing and is never skipped
             return
         if need.startswith("fork:"):
             forks.attempt(self, need[5:])

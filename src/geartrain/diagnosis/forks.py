@@ -15,6 +15,7 @@ import torch
 from geartrain import instruments
 from geartrain.errors import GeartrainError
 from geartrain.mechanisms import Intervention
+from geartrain.mechanisms._base import need
 from geartrain.records import ForkResult
 from geartrain.run import Branch, Change, Checkpoint, Run
 
@@ -25,6 +26,8 @@ CEILING = 3.0
 """Losses are counted up to this many times the baseline: beyond it, worse is not more informative."""
 DIVERGED = 10.0
 SUCCESS = 0.1
+TELLING = 0.5
+"""A fork that the budget ended before this share of its steps says nothing: early leads do not last."""
 
 
 def attempt(evidence: Evidence, name: str) -> None:
@@ -48,14 +51,16 @@ def _try(evidence: Evidence, run: Run, intervention: Intervention) -> ForkResult
     run.history = evidence.history  # what is to be tried may depend on all that was seen
     change = intervention.make(run)
     marks = _marks(evidence, intervention, origin)
-    allowance = max(0.25 * evidence.remaining, 0.05) / intervention.tries
-    results = []
-    for number in range(intervention.tries):
-        tried = change if intervention.tries == 1 else replace(change, seed=evidence.seed + 1 + number)
+    expected = marks[-1] * max(intervention.stretch, 1.0) * evidence.step_seconds
+    need(evidence.remaining > TELLING * expected, "too little time was left to try it")
+    # Twice what it should take: larger batches and wider nets are dearer than the original's steps.
+    allowance = max(2.0 * expected, 0.25 * evidence.remaining, 0.05)
+    enough = time.perf_counter() + 2.0 * allowance
+    results: list[ForkResult] = []
+    while len(results) < intervention.tries and (not results or time.perf_counter() < enough):
+        tried = change if intervention.tries == 1 else replace(change, seed=evidence.seed + 1 + len(results))
         deadline = min(evidence.deadline, time.perf_counter() + allowance)
         results.append(_once(evidence, run, intervention, tried, origin, marks, deadline))
-        if time.perf_counter() >= evidence.deadline:
-            break
     best = max(results, key=lambda r: r.gain)
     success = sum(r.gain >= SUCCESS for r in results) / len(results)
     details = {
@@ -132,7 +137,11 @@ def _once(
         diverged=_diverged(branch, left),
         seconds=branch.seconds,
         complete=branch.complete,
-        details={**noted, "end_left": float(left[-3:].mean()) if len(left) else CEILING},
+        details={
+            **noted,
+            "planned": float(points[-1]),
+            "end_left": float(left[-3:].mean()) if len(left) else CEILING,
+        },
     )
 
 
@@ -201,7 +210,13 @@ def _lefts(
 
 
 def _capped(lefts: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(lefts, nan=CEILING, posinf=CEILING).clip(max=CEILING)
+    """Rows of chunk losses, scaled down where their mean exceeds the ceiling; unknown ones are at the ceiling.
+
+    The mean is capped, not the chunks: where chunks differ (sorted data, rare classes), a net that is hopeless on a
+    few of them would otherwise look better than one that is mediocre on all.
+    """
+    known = np.nan_to_num(lefts, nan=CEILING, posinf=1e30)
+    return known * np.minimum(1.0, CEILING / np.maximum(known.mean(axis=1, keepdims=True), 1e-12))
 
 
 def _gain(own: np.ndarray, reference: np.ndarray, branch: Branch) -> tuple[float, float]:

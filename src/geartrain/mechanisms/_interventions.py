@@ -35,6 +35,21 @@ LR_TIMES_HUNDRED = _pace("lr x 100", "a hundred times", 100.0)
 LR_TIMES_THOUSAND = _pace("lr x 1000", "a thousand times", 1000.0)
 
 
+def _by_ten_thousand(run: Run) -> Change:
+    ratio = float(
+        instruments.get("edge_of_stability")(run, generator=torch.Generator().manual_seed(run.seed))
+    )
+    need(ratio < 1e-4, "the step size is not four orders below the stability threshold")
+    return Change(lr_factor=1e4)
+
+
+LR_TIMES_TEN_THOUSAND = Intervention(
+    "lr x 10000",
+    "The whole run again from its start with ten thousand times the step size.",
+    _by_ten_thousand,
+)
+
+
 def _larger_batch(run: Run) -> Change:
     need(run.user_step is None or run.stream.batch_size > 0, "the batch size is not ours to change")
     total = run.stream.num_examples

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from geartrain.mechanisms import _interventions as tried
-from geartrain.mechanisms._base import Mechanism, Prediction, above
+from geartrain.mechanisms._base import Mechanism, Prediction, above, below
 
 MECHANISM = Mechanism(
     name="bad_init",
@@ -33,6 +33,14 @@ MECHANISM = Mechanism(
             "Variance-preserving initialisation keeps the growth near 0 (Glorot & Bengio 2010; He et al. 2015).",
             weight=0.8,
             counter=0.2,
+        ),
+        Prediction(
+            "gradient_flow.growth_per_layer@start",
+            "log growth of the gradient per layer at the start, going back",
+            below(-1.5, soft=1.0),
+            "Weights that are far too small pass back as little as they pass on: each layer multiplies the gradient by their scale.",
+            weight=1.0,
+            counter=0.0,
         ),
         Prediction(
             "saturated_units@start",
@@ -73,5 +81,6 @@ MECHANISM = Mechanism(
         "dead_relu",
         "under_capacity",
         "missing_nonlinearity",
+        "too_few_steps",
     ),
 )

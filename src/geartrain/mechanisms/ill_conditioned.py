@@ -41,7 +41,7 @@ MECHANISM = Mechanism(
         Prediction(
             "fork:L-BFGS burst",
             "what a curvature-aware optimizer wins from the middle, at equal cost",
-            above(0.15, soft=0.1),
+            above(0.12, soft=0.08),
             "Conjugate-gradient-like methods need about sqrt(kappa) where gradient descent needs kappa (Nocedal & Wright, thm 5.5).",
             weight=2.2,
             counter=2.4,
@@ -49,7 +49,7 @@ MECHANISM = Mechanism(
         Prediction(
             "run:left",
             "training loss at the end / constant predictor's",
-            above(0.25, soft=0.15),
+            above(0.15, soft=0.1),
             "A valley is a reason for slowness only while the loss is still far from its floor.",
             weight=0.4,
             counter=1.4,

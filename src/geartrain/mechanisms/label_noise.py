@@ -19,7 +19,7 @@ MECHANISM = Mechanism(
             below(0.35, soft=0.2),
             "If inputs determined labels smoothly, near inputs would share them (Cover & Hart 1967: the nearest-neighbour error is "
             "at most twice the irreducible one).",
-            weight=1.4,
+            weight=2.4,
             counter=1.8,
         ),
         Prediction(
@@ -53,7 +53,7 @@ MECHANISM = Mechanism(
             above(0.03, soft=0.03),
             "A run that has learnt nothing at all says nothing about its labels.",
             weight=0.4,
-            counter=2.0,
+            counter=1.2,
             internal=False,
         ),
     ),

@@ -22,6 +22,14 @@ MECHANISM = Mechanism(
             counter=2.6,
         ),
         Prediction(
+            "fork:restart.success",
+            "share of restarts that win a tenth",
+            below(0.9, soft=0.2),
+            "A bad minimum catches some starts and not others; where every new start does well, this one was drawn badly.",
+            weight=0.2,
+            counter=0.9,
+        ),
+        Prediction(
             "endpoint_certificate.gradient_norm_relative@end",
             "gradient norm at the end / at the start",
             below(0.2, soft=2.5, log=True),

@@ -14,8 +14,8 @@ MECHANISM = Mechanism(
     statement="Every step goes a small fraction of the way to the bottom of its own parabola; nothing is wrong but the pace.",
     predictions=(
         Prediction(
-            "fork:lr x 10 | fork:lr x 100 | fork:lr x 1000",
-            "what ten to a thousand times the step size wins",
+            "fork:lr x 10 | fork:lr x 100 | fork:lr x 1000 | fork:lr x 10000",
+            "what ten to ten thousand times the step size wins",
             above(0.1, soft=0.08),
             "If pace is all that is missing, larger steps from the same start get further in the same number of steps; how much "
             "larger they may be is what step size x sharpness says.",
@@ -49,9 +49,14 @@ MECHANISM = Mechanism(
             internal=False,
         ),
     ),
-    interventions=(tried.LR_TIMES_TEN, tried.LR_TIMES_HUNDRED, tried.LR_TIMES_THOUSAND),
+    interventions=(
+        tried.LR_TIMES_TEN,
+        tried.LR_TIMES_HUNDRED,
+        tried.LR_TIMES_THOUSAND,
+        tried.LR_TIMES_TEN_THOUSAND,
+    ),
     remedy="Multiply the step size by ten, and again, while step size x sharpness / threshold stays below 1.",
-    remedy_forks=("lr x 10", "lr x 100", "lr x 1000"),
+    remedy_forks=("lr x 10", "lr x 100", "lr x 1000", "lr x 10000"),
     principled="theorem on quadratics",
     upstream_of=("too_few_steps",),
 )

@@ -39,6 +39,14 @@ MECHANISM = Mechanism(
             counter=2.6,
         ),
         Prediction(
+            "fork:four times as wide.validation_gain",
+            "... and what it wins on the validation data",
+            above(0.04, soft=0.04),
+            "What a larger net can represent and a small one cannot holds on other data too; else it has only memorised more.",
+            weight=0.2,
+            counter=2.0,
+        ),
+        Prediction(
             "fork:as long again",
             "what going on for as long again wins",
             below(0.1, soft=0.08),
