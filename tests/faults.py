@@ -310,8 +310,8 @@ def _exclusive_or(seed: int) -> Run:
 # ---------------------------------------------------------------------- generalisation
 
 
-@_fault("a hundred images, a large net", "overfitting")
-def _few_images(seed: int) -> Run:
+@_fault("three hundred curves, a large net", "overfitting")
+def _few_curves(seed: int) -> Run:
     data = datasets.mnist1d.load(1000, train_fraction=0.3)
     model = _mlp(40, 128, 10, activation=nn.ReLU)
     return _digits_run(

@@ -132,7 +132,11 @@ class Measurement:
 
     def __str__(self) -> str:
         if np.ndim(self.value) == 0:
-            error = "" if self.exact else f" ± {format_number(float(self.standard_error))}"
+            if math.isnan(float(self.value)):
+                return f"{self.name}: no value ({self.status.state.value})"
+            spread = float(self.standard_error)
+            known = " (error unknown)" if math.isnan(spread) else f" ± {format_number(spread)}"
+            error = "" if self.exact else known
             unit = "" if self.unit == "1" else f" {self.unit}"
             return (
                 f"{self.name} = {format_number(float(self.value))}{error}{unit} ({self.status.state.value})"

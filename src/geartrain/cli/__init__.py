@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         return parse(list(sys.argv[1:] if argv is None else argv)).execute()
-    except SystemExit as stop:  # help, version, completion, or what the parser itself refused
-        return DONE if not stop.code else BAD_USAGE
+    except SystemExit as stop:  # help, version, completion
+        return DONE if not stop.code else COULD_NOT_RUN
     except UsageError as error:
         return _fail(error, BAD_USAGE)
     except KeyboardInterrupt as error:

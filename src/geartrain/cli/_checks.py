@@ -60,6 +60,8 @@ def folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
+    except FileExistsError as error:
+        raise InputError(f"The report folder {path} is a file. Choose another with --out FOLDER.") from error
     except OSError as error:
         raise InputError(
             f"The report folder {path} cannot be written to: {error.strerror or error}. "

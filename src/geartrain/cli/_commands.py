@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Protocol, Union
 
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from geartrain.cli._usage import UsageError, nearest
+from geartrain.cli._usage import UsageError, nearest, unboxed
 
 Target = Annotated[
     str,
     arg(
-        help="A built-in run (digits, mnist, breast-cancer, diabetes, text), FILE.py:FUNCTION or module:function."
+        metavar="TARGET",
+        help="A built-in run (digits, mnist, breast-cancer, diabetes, text), FILE.py:FUNCTION or module:function.",
     ),
 ]
 Seed = Annotated[int, arg(help="Seed of the run and of everything random in measuring it.")]
@@ -131,15 +134,19 @@ COMMANDS = {
     "demo": Demo,
     "completion": Completion,
 }
-_DESCRIPTION = "geartrain measures neural-network training and says why a run behaves as it does."
+POSITIONAL = {"target", "name", "shell"}
+_DESCRIPTION = (
+    "geartrain measures neural-network training and says why a run behaves as it does. "
+    "Start with: geartrain diagnose digits"
+)
 
 
 def parse(argv: list[str]) -> Command:
     """The command that was typed.
 
     Raises:
-        UsageError: There is no such command.
-        SystemExit: Help or the version was asked for (code 0), or an option does not exist (code 2).
+        UsageError: There is no such command or option, or what it needs was not given.
+        SystemExit: Help or the version was asked for (code 0).
     """
     if argv[:1] == ["--version"]:
         _version()
@@ -148,14 +155,33 @@ def parse(argv: list[str]) -> Command:
         raise UsageError(
             f"There is no command {command!r}. {nearest(command, COMMANDS)} See geartrain --help."
         )
+    if command in COMMANDS:
+        _check_options(command, argv[1:])
     return _parse(argv or ["--help"])
+
+
+def _check_options(command: str, words: list[str]) -> None:
+    options = [*(f"--{f.name}" for f in fields(COMMANDS[command]) if f.name not in POSITIONAL), "--help"]
+    for word in (w.partition("=")[0] for w in words):
+        if word.startswith("--") and word not in options:
+            raise UsageError(
+                f"geartrain {command} has no option {word!r}. {nearest(word, options)} See geartrain {command} --help."
+            )
 
 
 def _parse(argv: list[str]) -> Command:
     union: Any = Union[tuple(Annotated[kind, subcommand(name)] for name, kind in COMMANDS.items())]  # noqa: UP007 - built
     # Flags come in one form only: --json, without a --no-json that nobody needs.
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
-    return tyro.cli(union, prog="geartrain", description=_DESCRIPTION, args=argv, config=config)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(union, prog="geartrain", description=_DESCRIPTION, args=argv, config=config)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        place = " ".join(["geartrain", *argv[:1]]) if argv[0] in COMMANDS else "geartrain"
+        raise UsageError(f"{unboxed(said.getvalue())} See {place} --help.") from None
 
 
 def _version() -> NoReturn:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from geartrain.cli._commands import Measure
 
 
+_MOST_ENTRIES = 20
+
+
 def execute(options: Measure) -> int:
     """Check, build the run, train it so far, quote the price, measure, print."""
     from geartrain import instruments
@@ -56,8 +59,11 @@ def _budget(text: str | None) -> Any:
 
 def _print(result: Measurement) -> None:
     _output.line(str(result))
-    for label, value, error in _entries(result):
+    entries = _entries(result)
+    for label, value, error in entries[:_MOST_ENTRIES]:
         _output.line(f"  {label}: {value} ± {error}")
+    if len(entries) > _MOST_ENTRIES:
+        _output.line(f"  ... and {len(entries) - _MOST_ENTRIES} more; --json prints them all")
     _output.line(f"unit    {result.unit}")
     _output.line(f"status  {result.status}")
     _output.line(f"cost    {_words(result.cost)}")
@@ -71,14 +77,23 @@ def _entries(result: Measurement) -> list[tuple[str, str, str]]:
     errors = np.broadcast_to(np.asarray(result.standard_error), values.shape)
     labels = result.coords.get(result.dims[0], range(len(values)))
     rows = zip(labels, values, errors, strict=True)
-    return [(str(name), format_number(float(v)), format_number(float(e))) for name, v, e in rows]
+    return [(_label(name), format_number(float(v)), format_number(float(e))) for name, v, e in rows]
+
+
+def _label(name: Any) -> str:
+    return format_number(float(name)) if isinstance(name, (float, np.floating)) else str(name)
 
 
 def _words(cost: Cost) -> str:
     amounts = {
-        "forward passes": cost.forwards,
-        "gradients": cost.gradients,
-        "products": cost.products,
-        "seconds": cost.seconds,
+        "forward pass": cost.forwards,
+        "gradient": cost.gradients,
+        "product": cost.products,
+        "second": cost.seconds,
     }
-    return ", ".join(f"{format_number(n)} {what}" for what, n in amounts.items() if n) or "nothing"
+    return ", ".join(_amount(n, what) for what, n in amounts.items() if n) or "no pass over the data"
+
+
+def _amount(n: float, what: str) -> str:
+    number = str(int(n)) if float(n).is_integer() else format_number(n)
+    return f"{number} {what}{'' if n == 1 else 'es' if what.endswith('s') else 's'}"

@@ -33,9 +33,14 @@ def make_run(function: Callable[..., Any], target: str, *, seed: int, device: st
 
     with _output.aside():
         seed_all(seed)  # a function that takes no seed becomes repeatable all the same
-        run = _call(function, target, {"seed": seed, "device": device})
+        try:
+            run = _call(function, target, {"seed": seed, "device": device})
+        except SystemExit as stop:
+            raise InputError(
+                f"{target} called exit({_code(stop)}) before it returned a geartrain.Run."
+            ) from stop
     if not isinstance(run, Run):
-        raise InputError(f"{target} returned a {type(run).__name__}; it must return a geartrain.Run.")
+        raise InputError(f"{target} returned {_kind(run)}; it must return a geartrain.Run.")
     return run
 
 
@@ -67,9 +72,21 @@ def _found(target: str) -> Callable[..., Any]:
     function = getattr(module, name)
     if not callable(function):
         raise UsageError(
-            f"{target} is a {type(function).__name__}; it must be a function that returns a geartrain.Run."
+            f"{target} is {_kind(function)}; it must be a function that returns a geartrain.Run."
         )
     return function
+
+
+def _kind(thing: Any) -> str:
+    """What something is, with its article."""
+    if thing is None:
+        return "None"
+    name = type(thing).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _code(stop: SystemExit) -> str:
+    return "" if stop.code is None else repr(stop.code)
 
 
 def _builtin(name: str) -> Callable[..., Any]:
@@ -117,6 +134,13 @@ def _from_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
+    except SystemExit as stop:
+        # A script that ends itself (argparse at its top, say) must not end us in silence.
+        del sys.modules[name]
+        raise InputError(
+            f"{path} called exit({_code(stop)}) while it was loaded; put what runs the script under "
+            '`if __name__ == "__main__":`.'
+        ) from stop
     except Exception as error:
         del sys.modules[name]
         raise InputError(f"{path} could not be loaded: {type(error).__name__}: {complain(error)}.") from error
@@ -124,10 +148,17 @@ def _from_file(path: Path) -> ModuleType:
 
 
 def _from_module(name: str) -> ModuleType:
+    if "/" in name or "\\" in name:
+        raise UsageError(f"{name} is no Python file; a file is written FILE.py:FUNCTION.")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name)
+    except SystemExit as stop:
+        raise InputError(
+            f"{name} called exit({_code(stop)}) while it was loaded; put what runs the script under "
+            '`if __name__ == "__main__":`.'
+        ) from stop
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise UsageError(

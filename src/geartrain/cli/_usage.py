@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 from geartrain.errors import GeartrainError
@@ -19,6 +20,27 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if near:
         return f"Did you mean {' or '.join(map(repr, near))}?"
     return f"Known: {', '.join(known)}." if known else "There are none."
+
+
+def unboxed(text: str) -> str:
+    """What the parser complains of, as one line, from the box that it draws around it.
+
+    >>> unboxed("╭─ Value error ─╮\\n│ Error parsing --seed: invalid literal for int() with base 10: 'x' │")
+    "--seed is 'x'; it must be a whole number."
+    >>> unboxed("│ Missing from geartrain measure:  │\\n│     NAME  │\\n│         An instrument. │")
+    'geartrain measure needs NAME.'
+    """
+    lines = [line[2:].rstrip(" │") for line in text.splitlines() if line.startswith("│")]
+    rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
+    lines = lines[:rule]
+    said = " ".join(" ".join(lines).split()) or " ".join(text.split())
+    if missing := re.match(r"Missing from ([\w ]+):", said):
+        # The names stand four columns in, what they mean eight.
+        names = [line.strip() for line in lines if re.match(r" {4}\S", line)]
+        return f"{missing[1]} needs {' and '.join(names)}."
+    if number := re.match(r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.+)", said):
+        return f"{number[1]} is {number[2]}; it must be a whole number."
+    return said.rstrip(".") + "."
 
 
 def complain(error: BaseException) -> str:

@@ -22,7 +22,7 @@ def derive(evidence: Evidence, observable: str) -> None:
     """Compute one derived quantity and put it into the evidence, or the reason why there is none."""
     function = _ALL[observable.removeprefix("run:")]
     value, error, sentence = function(evidence)
-    state = State.ESTIMATE if math.isfinite(value) else State.NOT_APPLICABLE
+    state = State.NOT_APPLICABLE if math.isnan(value) else State.ESTIMATE
     evidence.measurements[observable] = Measurement(
         observable.removeprefix("run:"), value, "1", Status(state, sentence), standard_error=error
     )
@@ -112,6 +112,15 @@ def _noise_over_batch(evidence: Evidence) -> tuple[float, float, str]:
     )
 
 
+def _largest_noise_over_batch(evidence: Evidence) -> tuple[float, float, str]:
+    reading = evidence.read("gradient_noise_scale@max")
+    if reading.value is None:
+        return math.nan, math.nan, reading.note
+    size = evidence.run.stream.batch_size
+    error = reading.error / size if math.isfinite(reading.error) else 0.0
+    return reading.value / size, error, f"Largest noise scale at three points over the batch size of {size}."
+
+
 def _batch_size(evidence: Evidence) -> tuple[float, float, str]:
     return float(evidence.run.stream.batch_size), 0.0, "As declared."
 
@@ -188,6 +197,7 @@ _ALL: dict[str, Derived] = {
     "turbulence": _turbulence,
     "validation_rise": _validation_rise,
     "noise_over_batch": _noise_over_batch,
+    "largest_noise_over_batch": _largest_noise_over_batch,
     "batch_size": _batch_size,
     "batch_share": _batch_share,
     "regularised": _regularised,
@@ -197,6 +207,7 @@ _ALL: dict[str, Derived] = {
     "gradient_growth": _gradient_growth,
 }
 _PARTS: dict[str, tuple[str, ...]] = {
+    "largest_noise_over_batch": tuple(f"gradient_noise_scale@{p}" for p in ("start", "middle", "end")),
     "noise_over_batch": ("gradient_noise_scale@middle",),
     "regularised": tuple(f"decay_pull@{p}" for p in ("start", "middle", "end")),
     "activation_drift": ("activation_flow@start",),

@@ -40,7 +40,11 @@ def _effect(first: Finding, evidence: Evidence) -> str:
         original = (
             f"instead of {format_number(before)}" if math.isfinite(before) else "where the original broke"
         )
-        return f": on a fork, “{fork.name}” ends at a training loss of {format_number(after)} {original}"
+        early = evidence.watched.marks[-1] - float(fork.step_axis[-1])
+        when = f" at step {float(fork.step_axis[-1]):.0f}" if early > 0 else ""
+        return (
+            f": on a fork, “{fork.name}” ends at a training loss of {format_number(after)} {original}{when}"
+        )
     error = f" ± {first.remedy_effect_error:.0%}" if first.remedy_effect_error else ""
     return f": on a fork, “{fork.name}” won back {first.remedy_effect:.0%}{error} of the baseline in validation loss"
 

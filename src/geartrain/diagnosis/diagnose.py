@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,7 +78,7 @@ def diagnose(
     **Cost**: as many seconds as ``budget`` says. An interruption (Ctrl-C) ends it early with what is there.
 
     Args:
-        run: A `geartrain.Run`, at its start or anywhere.
+        run: A `geartrain.Run`: at its start or on its way (it is watched from there), or over (then from its start).
         budget: Time it may take: ``"60s"``, ``"2min"``, or seconds.
         seed: Seed of everything random in the diagnosis.
         progress: Called as ``progress(share done, words)``.
@@ -87,7 +88,7 @@ def diagnose(
         The diagnosis.
 
     Raises:
-        InputError: ``run`` is no run, or the data cannot be used.
+        InputError: ``run`` is no run, the data cannot be used, or the run is over and did not keep its start.
     """
     if not isinstance(run, Run):
         raise InputError(
@@ -104,12 +105,16 @@ def diagnose(
     )
     size = run.probe_size
     with preserved(), run.preserved():
+        _rewind(run)
         seed_all(seed)
         try:
-            _watch(session)
-            _examine(session)
-            _intervene(session)
-            _spectrum(session)
+            with warnings.catch_warnings():
+                # The run is repeated hundreds of times: what her program warns of, her own training has told her.
+                warnings.simplefilter("ignore")
+                _watch(session)
+                _examine(session)
+                _intervene(session)
+                _spectrum(session)
         except KeyboardInterrupt:
             session.interrupted = True
         diagnosis = _conclude(session, reproduce or _code(run, budget, seed))
@@ -118,6 +123,18 @@ def diagnose(
 
 
 # ---------------------------------------------------------------------- stages
+
+
+def _rewind(run: Run) -> None:
+    """A run that is over has nothing left to watch: go back to where `Run.train` began."""
+    if not run.over:
+        return
+    if run.origin is None:
+        raise InputError(
+            f"{run.name} is over after {run.step_count} steps and its start was not kept, so there is nothing to watch. "
+            "Build the run anew and diagnose it before training, train it with run.train(), or raise run.epochs."
+        )
+    run.restore(run.origin)
 
 
 def _watch(session: _Session) -> None:

@@ -120,6 +120,8 @@ def _once(
     validation_gain, validation_error = (
         _gain(*held, branch) if branch.validation is not None else (math.nan, math.nan)
     )
+    gain = min(gain, _at_stake(evidence, steps, intervention))
+    validation_gain = min(validation_gain, _at_stake(evidence, steps, intervention, validation=True))
     left = _capped(own).mean(1)
     return ForkResult(
         name=intervention.name,
@@ -217,6 +219,22 @@ def _capped(lefts: np.ndarray) -> np.ndarray:
     """
     known = np.nan_to_num(lefts, nan=CEILING, posinf=1e30)
     return known * np.minimum(1.0, CEILING / np.maximum(known.mean(axis=1, keepdims=True), 1e-12))
+
+
+def _at_stake(
+    evidence: Evidence, steps: np.ndarray, intervention: Intervention, *, validation: bool = False
+) -> float:
+    """The most that a fork can win in the end: what the original has left there, since losses end at zero.
+
+    A fork that time or its stretch ends far before the original's end leads on a curve that is still falling; where
+    the original gets all the way down by itself, such a lead is worth nothing.
+    """
+    watched = evidence.watched
+    reached = not len(steps) or steps[-1] >= watched.marks[-1]
+    if reached or intervention.beyond or evidence.history.failure is not None:
+        return math.inf
+    left = watched.level(validation=validation) / evidence.baseline
+    return math.inf if math.isnan(left) else max(left, 0.0)
 
 
 def _gain(own: np.ndarray, reference: np.ndarray, branch: Branch) -> tuple[float, float]:

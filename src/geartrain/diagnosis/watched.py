@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from geartrain.run import Checkpoint, Run
 
 NUM_MARKS = 17
+SHARES = np.linspace(0, 1, NUM_MARKS) ** 1.5
 CHECKPOINT_BYTES = 2**30
 """Checkpoints together may take this much memory; beyond it, every other one is dropped."""
 
@@ -85,36 +86,52 @@ def watch(
         into: What is filled in.
     """
     started, start = time.perf_counter(), run.step_count
-    into.total = run.total_steps
-    remaining = None if into.total is None else max(into.total - start, 1)
-    target = min(x for x in (remaining, limit, 10**9) if x is not None)
-    for step in _marks(start, target if target < 10**9 else None):
+    for step in _marks(run, limit):
         wanted = step - run.step_count
         taken = run.advance(wanted, deadline=deadline) if wanted else 0
+        into.total = run.total_steps
         _note(run, into)
         if progress:
-            progress((run.step_count - start) / target, f"step {run.step_count}")
+            end = into.total or start + 2 * (run.step_count - start)  # unknown length: halfway, ever again
+            progress(min((run.step_count - start) / max(end - start, 1), 1.0), f"step {run.step_count}")
         if run.history.failure is not None or taken < wanted:
             break
     into.complete = run.history.failure is not None or run.epochs_done >= run.epochs
     into.seconds = time.perf_counter() - started
 
 
-def _marks(start: int, steps: int | None) -> list[int]:
-    """Dense at first, where most happens, then wider; doubling where the length is unknown."""
-    if steps is None:
-        return [start, *(start + 2**i for i in range(30))]
-    shares = np.linspace(0, 1, NUM_MARKS) ** 1.5
-    return sorted({start + round(steps * share) for share in shares})
+def _marks(run: Run, limit: int | None) -> Iterator[int]:
+    """Dense at first, where most happens, then wider; doubling until the length is known (after the first epoch).
+
+    Doubling to the end would leave the last marks, by which a run is judged, far apart.
+    """
+    start = run.step_count
+    last = start + (limit if limit is not None else 10**9)
+    yield start
+    step = 1
+    while run.total_steps is None and start + step <= last:
+        yield start + step
+        step *= 2
+    while run.step_count < last and run.epochs_done < run.epochs:
+        begin = run.step_count
+        end = min(max(run.total_steps or 0, begin + 1), last)
+        yield from sorted(
+            {start + round((end - start) * share) for share in SHARES} - {*range(start, begin + 1)}
+        )
 
 
 def _note(run: Run, into: Watched) -> None:
     losses = None if run.history.failure is not None else run.probe_losses("train")
     if run.history.failure is None and losses is None:
-        column = run.history.column("loss")[-20:]
-        losses = np.array([float(np.mean(column)) if len(column) else float("nan")])
+        column = run.history.column("loss")
         if not len(column):
-            return
+            into.checkpoints[run.step_count] = run.checkpoint()
+            return  # its loss is that of the first batch, which is still to come
+        if not into.marks:
+            into.marks.append(min(into.checkpoints))
+            into.losses.append(column[:1])
+            into.validation.append(None)
+        losses = np.array([float(np.mean(column[-20:]))])
     if losses is None or not np.isfinite(losses).all() or (into.marks and into.marks[-1] == run.step_count):
         return
     into.marks.append(run.step_count)

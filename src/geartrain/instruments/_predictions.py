@@ -16,7 +16,12 @@ from geartrain.run import Run
 
 
 def outputs_of(run: Run, inputs: Any) -> Tensor | None:
-    """The model's outputs on inputs, in evaluation mode; ``None`` where the model cannot be called on them."""
+    """The first tensor of the model's outputs on inputs; ``None`` where the model cannot be called on them."""
+    return first_tensor(raw_outputs_of(run, inputs))
+
+
+def raw_outputs_of(run: Run, inputs: Any) -> Any:
+    """What the model returns on inputs, in evaluation mode, as ``loss_fn`` wants it; ``None`` where it cannot be called."""
     if not (
         run.batch_loss is None or isinstance(run.batch_loss, SupervisedLoss) or isinstance(inputs, Tensor)
     ):
@@ -33,7 +38,7 @@ def outputs_of(run: Run, inputs: Any) -> Tensor | None:
                 if not torch.equal(buffer, old):
                     buffer.copy_(old)
     run.work = run.work + Cost(forwards=1)
-    return first_tensor(outputs)
+    return outputs
 
 
 def predicted_classes(outputs: Tensor, labels: np.ndarray) -> np.ndarray | None:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from geartrain._torch import rng
+from geartrain._torch.batches import take
 from geartrain.instruments._answers import estimate, not_applicable
 from geartrain.instruments._base import Budget, instrument
-from geartrain.instruments._predictions import outputs_of
+from geartrain.instruments._predictions import outputs_of, raw_outputs_of
 from geartrain.instruments.constant_loss import constant_loss
 from geartrain.instruments.feature_leak import feature_leak
 from geartrain.objective import SupervisedLoss
@@ -156,11 +157,11 @@ def _feature(run: Run, loss_fn: _Loss, generator: torch.Generator | None) -> _Ro
     source = generator or torch.Generator().manual_seed(run.seed)
     shuffled = inputs.reshape(len(inputs), -1).clone()
     shuffled[:, feature] = shuffled[torch.randperm(len(inputs), generator=source), feature]
-    pair = [outputs_of(run, x) for x in (inputs, shuffled.reshape(inputs.shape))]
+    pair = [raw_outputs_of(run, x) for x in (inputs, shuffled.reshape(inputs.shape))]
     if pair[0] is None or pair[1] is None:
         return None
     cuts = [c for c in np.array_split(np.arange(len(inputs)), min(8, len(inputs))) if len(c)]
     spans = [slice(int(c[0]), int(c[-1]) + 1) for c in cuts]
     with torch.no_grad():
-        kept, lost = ([float(loss_fn(o[s], targets[s])) for s in spans] for o in pair)  # type: ignore[index]
+        kept, lost = ([float(loss_fn(take(o, s), take(targets, s))) for s in spans] for o in pair)
     return "feature", kept, lost, feature

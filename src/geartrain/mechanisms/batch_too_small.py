@@ -23,8 +23,8 @@ MECHANISM = Mechanism(
             counter=2.8,
         ),
         Prediction(
-            "run:noise_over_batch",
-            "gradient noise scale / batch size",
+            "run:largest_noise_over_batch",
+            "largest gradient noise scale / batch size",
             above(10.0, soft=3.0, log=True),
             "Batches far below the noise scale tr(Sigma)/|G|^2 give gradients that are mostly noise (McCandlish et al. 2018, arXiv:1812.06162).",
             weight=0.8,

@@ -16,7 +16,7 @@ MECHANISM = Mechanism(
         Prediction(
             "gradient_spikes",
             "largest gradient norm / median",
-            above(10.0, soft=3.0, log=True),
+            above(7.0, soft=3.0, log=True),
             "A product of Jacobians with gain above 1 is heavy-tailed: the largest norms exceed the typical one by orders of magnitude "
             "(Pascanu et al. 2013, arXiv:1211.5063).",
             weight=1.4,

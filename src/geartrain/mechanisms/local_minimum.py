@@ -26,7 +26,7 @@ MECHANISM = Mechanism(
             "share of restarts that win a tenth",
             below(0.9, soft=0.2),
             "A bad minimum catches some starts and not others; where every new start does well, this one was drawn badly.",
-            weight=0.2,
+            weight=0.0,
             counter=0.9,
         ),
         Prediction(

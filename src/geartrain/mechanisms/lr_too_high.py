@@ -96,5 +96,7 @@ MECHANISM = Mechanism(
         "too_few_steps",
         "overfitting",
         "bad_init",
+        "local_minimum",
+        "under_capacity",
     ),
 )

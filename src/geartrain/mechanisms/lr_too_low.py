@@ -23,6 +23,14 @@ MECHANISM = Mechanism(
             counter=2.2,
         ),
         Prediction(
+            "fork:lr x 10.validation_gain | fork:lr x 100.validation_gain | fork:lr x 1000.validation_gain",
+            "the same on the validation data",
+            above(-0.02, soft=0.05),
+            "More pace helps everywhere; a gain in training loss alone is memorising sooner.",
+            weight=0.2,
+            counter=1.8,
+        ),
+        Prediction(
             "edge_of_stability@max",
             "step size x sharpness / stability threshold",
             below(0.15, soft=30.0, log=True),

@@ -26,7 +26,7 @@ MECHANISM = Mechanism(
             "slope of ln(loss) against ln(step) at the end",
             below(-0.15, soft=0.15),
             "A run near its floor has slope 0; power-law descent keeps a constant slope.",
-            weight=0.6,
+            weight=0.9,
             counter=0.8,
             internal=False,
         ),

@@ -53,15 +53,20 @@ def unit_suffix(unit: str) -> str:
 def with_error(value: float, error: float, unit: str = "1") -> str:
     """A value with its standard error; the value is shown down to the error's second digit.
 
-    >>> with_error(152.337, 0.331), with_error(2.0, 0.0, "ℓ"), with_error(1.5, float("nan"))
-    ('152.34 ± 0.33', '2.00 ℓ', '1.50 (error unknown)')
+    >>> with_error(152.337, 0.331), with_error(64.0, 0.0, "ℓ"), with_error(1.5, float("nan"))
+    ('152.34 ± 0.33', '64 ℓ', '1.50 (error unknown)')
+    >>> with_error(-4.6e-16, 0.24), with_error(0.02673, 6.2e-4), with_error(-0.55, 1.1)
+    ('0.00 ± 0.24', '0.02673 ± 0.00062', '−0.6 ± 1.1')
     """
     suffix = unit_suffix(unit)
     if not math.isfinite(value) or error == 0:
-        return number(value) + suffix
+        return (short_number(value) if _whole(value) else number(value)) + suffix
     if math.isnan(error):
         return f"{number(value)}{suffix} (error unknown)"
-    return f"{number(value, _digits(value, error))} ± {number(error, 2)}{suffix}"
+    if not 1e-5 <= error < 1e3 or abs(value) >= 1e6:
+        return f"{number(value, _digits(value, error))} ± {number(error, 2)}{suffix}"
+    decimals = max(1 - math.floor(math.log10(error)), 0)
+    return f"{_fixed(value, decimals)} ± {_fixed(error, decimals)}{suffix}"
 
 
 def share(x: float) -> str:
@@ -80,8 +85,8 @@ def share(x: float) -> str:
 def gain(effect: float | None, error: float | None) -> str:
     """A gain with its error, in percent of the baseline loss.
 
-    >>> gain(0.3821, 0.0142), gain(-0.5, 0.1), gain(None, None), gain(float("nan"), 0.1)
-    ('+38.2 ± 1.4%', '−50 ± 10%', 'not measured', 'not finite')
+    >>> gain(0.3821, 0.0142), gain(-0.5, 0.1), gain(None, None), gain(float("nan"), 0.1), gain(-0.001, 0.24)
+    ('+38.2 ± 1.4%', '−50 ± 10%', 'not measured', 'not finite', '0 ± 24%')
     """
     if effect is None:
         return "not measured"
@@ -91,7 +96,9 @@ def gain(effect: float | None, error: float | None) -> str:
     decimals = 1 if spread < 9.5 or (math.isnan(spread) and abs(effect) < 0.1) else 0
     if abs(effect) >= 10:
         return f"{'+' if effect > 0 else ''}{number(100 * effect)}%"
-    centre = f"{100 * effect:+.{decimals}f}".replace("-", "−")
+    centre = _fixed(100 * effect, decimals)
+    if effect > 0 and float(centre) > 0:
+        centre = f"+{centre}"
     return f"{centre}%" if math.isnan(spread) else f"{centre} ± {spread:.{decimals}f}%"
 
 
@@ -272,6 +279,16 @@ def overview(diagnosis: Diagnosis) -> str:
     nearest = [f"{plain(f.title)} ({share(f.probability)})" for f in lesser(diagnosis)[:3]]
     tail = f" Nearest suspicions: {joined(nearest)}." if nearest else " No suspicion remains."
     return checked(diagnosis) + (tail if diagnosis.findings or diagnosis.ruled_out else "")
+
+
+def _whole(x: float) -> bool:
+    return math.isfinite(x) and float(x).is_integer() and abs(x) < 1e5
+
+
+def _fixed(x: float, decimals: int) -> str:
+    """Fixed decimals with a true minus sign, which a number that rounds to zero loses."""
+    text = f"{x:.{decimals}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def _digits(value: float, error: float) -> int:

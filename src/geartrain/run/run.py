@@ -82,6 +82,7 @@ class Run:
         history: What has been recorded so far.
         step_count: Optimizer steps taken.
         probe_size: Examples in the fixed probes on which forks and the original are compared.
+        origin: State before the first step, kept by `train` so that a run that is over can still be diagnosed.
 
     Raises:
         InputError: Something does not fit; the message says what to do.
@@ -117,7 +118,7 @@ class Run:
         self.scheduler = scheduler
         self.scheduler_per_step = scheduler_per_step
         self.loss_fn = loss_fn
-        self.batch_loss = self._loss(loss_fn, batch_loss, train, step)
+        self.batch_loss = self._loss(model, loss_fn, batch_loss, train, step)
         self.train_data, self.validation_data = train, validation
         self.stream = Stream(train, batch_size=batch_size, shuffle=shuffle, seed=seed)
         self.epochs = epochs
@@ -137,6 +138,7 @@ class Run:
         self.history = History()
         self.work = Cost()
         self.probe_size = PROBE
+        self.origin: Checkpoint | None = None
         self._probes: dict[str, Any] = {}
         self._watch: OptimizerWatch | None = None
         if validation is not None and _batches.is_whole(validation):
@@ -144,16 +146,16 @@ class Run:
             _batches.check_finite(validation, "validation data")
 
     @staticmethod
-    def _loss(loss_fn: Any, batch_loss: Any, train: Any, step: Any) -> _batches.BatchLoss | None:
+    def _loss(model: Any, loss_fn: Any, batch_loss: Any, train: Any, step: Any) -> _batches.BatchLoss | None:
         if step is not None and loss_fn is None and batch_loss is None:
             return None  # her own step is enough to train; instruments that need the loss will say so
         data = train if _batches.is_whole(train) else None
-        return loss_of(nn.Identity(), loss_fn, batch_loss, data)
+        return loss_of(model, loss_fn, batch_loss, data)
 
     # ------------------------------------------------------------------ training
 
     def train(self, *, progress: Callable[[int, int | None], None] | None = None) -> History:
-        """Execute the whole run on the model, as declared, and return its history.
+        """Execute the whole run on the model, as declared, and return its history. **Cost**: also one checkpoint.
 
         Args:
             progress: Called as ``progress(steps taken, steps in all or None)`` after every step.
@@ -161,7 +163,9 @@ class Run:
         Returns:
             The history; ``history.failure`` says when and where the loss stopped being finite, if it did.
         """
-        while self.epochs_done < self.epochs and self.history.failure is None:
+        if self.step_count == 0:
+            self.origin = self.checkpoint("start")
+        while not self.over:
             self.advance(1)
             if progress:
                 progress(self.step_count, self.total_steps)
@@ -517,12 +521,9 @@ class Run:
         if any(row is None for row in losses):
             losses = [np.array([self._smoothed(step - start)]) for step in where]
         good = np.array(losses, dtype=float).reshape(len(where), -1)
-        held = (
-            None
-            if any(row is None for row in validation)
-            else np.array(validation, dtype=float).reshape(len(where), -1)
-        )
-        return np.array(where), good, held
+        if any(row is None for row in validation):
+            return np.array(where), good, None
+        return np.array(where), good, np.array(validation, dtype=float).reshape(len(where), -1)
 
     def _smoothed(self, step: int) -> float:
         """Mean batch loss around a step, where no loss function is at hand to evaluate a probe."""
@@ -541,6 +542,11 @@ class Run:
         """Optimizer steps in the whole run, where it is known beforehand."""
         per_epoch = self.stream.steps_per_epoch
         return None if per_epoch is None else per_epoch * self.epochs
+
+    @property
+    def over(self) -> bool:
+        """Whether all epochs are done, or the run broke."""
+        return self.epochs_done >= self.epochs or self.history.failure is not None
 
     @property
     def lr(self) -> float:

@@ -81,6 +81,7 @@ class Stream:
         self._epoch_start: Any = None
         self._rest: list[Any] = []
         self._closing = False
+        self._counted: int | None = None
 
     # ------------------------------------------------------------------ taking batches
 
@@ -153,6 +154,7 @@ class Stream:
 
     def _end_epoch(self) -> None:
         """Close the epoch; returns nothing, which is what `next` says at its end."""
+        self._counted = self.taken
         self.epoch += 1
         self.taken = 0
         self._order = self._iterator = self._epoch_start = None
@@ -176,13 +178,13 @@ class Stream:
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """Batches in an epoch, where it is known beforehand."""
+        """Batches in an epoch: known beforehand, or counted in the last one that was read to its end."""
         if self.source is not None:
             return -(-self.source.size // self.batch_size)
         try:
             return len(self.data)
         except TypeError:
-            return None
+            return self._counted
 
     # ------------------------------------------------------------------ positions
 
