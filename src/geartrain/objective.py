@@ -225,6 +225,7 @@ class Objective:
         Raises:
             InputError: Wrong shape.
             NonFiniteError: The loss or the product is not finite.
+            UnsupportedError: A layer has no second derivative in PyTorch.
         """
         return self._columns(v, lambda column: self._linearized(params).product(column), params)
 
@@ -419,7 +420,15 @@ class Objective:
         columns = v[:, None] if v.ndim == 1 else v
         results = []
         for column in columns.to(self.dtype).T:
-            results.append(self._finite(product(column), "product", params))
+            try:
+                results.append(self._finite(product(column), "product", params))
+            except NotImplementedError as error:
+                if isinstance(error, UnsupportedError):
+                    raise
+                raise UnsupportedError(
+                    f"PyTorch cannot differentiate this model twice: {error} Replace the layer that it belongs to "
+                    "(nn.EmbeddingBag by nn.Embedding and a mean, say), or measure what needs gradients only."
+                ) from error
             self._spend(products=1)
         return torch.stack(results, dim=1) if v.ndim == 2 else results[0]
 

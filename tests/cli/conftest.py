@@ -37,6 +37,9 @@ def number():
 def broken():
     raise ValueError("the data file\\nis missing")
 
+def leaves():
+    raise SystemExit(3)
+
 constant = 3
 """
 
@@ -46,6 +49,7 @@ def script(tmp_path, monkeypatch):
     (tmp_path / "mytrain.py").write_text(SCRIPT)
     (tmp_path / "neighbour.py").write_text("STEP = 0.1\n")
     (tmp_path / "ruined.py").write_text("import no_such_package_at_all\n")
+    (tmp_path / "leaver.py").write_text("raise SystemExit\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "mytrain", raising=False)
     monkeypatch.delitem(__import__("sys").modules, "neighbour", raising=False)

@@ -105,7 +105,7 @@ def test_json_is_the_only_thing_on_standard_output(capsys, script, diagnosed):
         (
             ["diagnose", "mytrain.py:constant"],
             2,
-            "mytrain.py:constant is a int; it must be a function that returns",
+            "mytrain.py:constant is an int; it must be a function that returns",
         ),
         (
             ["diagnose", ":make_run"],
@@ -142,7 +142,7 @@ def test_json_is_the_only_thing_on_standard_output(capsys, script, diagnosed):
         (
             ["diagnose", "digits", "--out", "mytrain.py"],
             1,
-            "The report folder mytrain.py cannot be written to: File",
+            "The report folder mytrain.py is a file. Choose another with --out FOLDER.",
         ),
         (
             ["diagnose", "digits", "--out", "/proc/reports"],
@@ -162,7 +162,7 @@ def test_json_is_the_only_thing_on_standard_output(capsys, script, diagnosed):
         (
             ["diagnose", "mytrain.py:number"],
             1,
-            "mytrain.py:number returned a int; it must return a geartrain.Run.",
+            "mytrain.py:number returned an int; it must return a geartrain.Run.",
         ),
         (
             ["diagnose", "mytrain.py:greedy"],
@@ -170,9 +170,21 @@ def test_json_is_the_only_thing_on_standard_output(capsys, script, diagnosed):
             "mytrain.py:greedy needs the arguments size; it may only need seed",
         ),
         (["diagnose", "mytrain.py:broken"], 1, "ValueError: the data file is missing"),
-        (["diagnose"], 2, ""),
-        (["diagnose", "digits", "--nonsense"], 2, ""),
-        (["diagnose", "digits", "--seed", "x"], 2, ""),
+        (["diagnose", "mytrain.py:leaves"], 1, "mytrain.py:leaves called exit(3) before it returned"),
+        (["diagnose", "leaver.py:make_run"], 1, "leaver.py called exit() while it was loaded; put what runs"),
+        (["diagnose", "leaver:make_run"], 1, "leaver called exit() while it was loaded; put what runs"),
+        (["diagnose", "/tmp/folder:make_run"], 2, "/tmp/folder is no Python file; a file is written FILE.py"),
+        (["diagnose"], 2, "geartrain diagnose needs TARGET. See geartrain diagnose --help."),
+        (["measure"], 2, "geartrain measure needs NAME and TARGET. See geartrain measure --help."),
+        (
+            ["diagnose", "digits", "--bugdet", "3s"],
+            2,
+            "geartrain diagnose has no option '--bugdet'. Did you mean '--budget'",
+        ),
+        (["diagnose", "digits", "--nonsense=1"], 2, "geartrain diagnose has no option '--nonsense'."),
+        (["diagnose", "digits", "more"], 2, "Unrecognized options: more. See geartrain diagnose --help."),
+        (["--nonsense"], 2, "Unrecognized options: --nonsense. See geartrain --help."),
+        (["diagnose", "digits", "--seed", "x"], 2, "--seed is 'x'; it must be a whole number. See gear"),
         (
             ["measure", "hessian_trac", "digits"],
             2,
@@ -180,7 +192,11 @@ def test_json_is_the_only_thing_on_standard_output(capsys, script, diagnosed):
         ),
         (["measure", "hessian_trace", "digits", "--steps", "-1"], 2, "--steps is -1; it must be 0 or more."),
         (["measure", "hessian_trace", "digits", "--budget", "much"], 2, "--budget: budget is 'much'"),
-        (["completion", "powershell"], 2, ""),
+        (
+            ["completion", "powershell"],
+            2,
+            "invalid choice 'powershell' for argument 'shell'. Expected one of",
+        ),
     ],
 )
 def test_what_cannot_be(capsys, script, diagnosed, argv, code, message):
@@ -192,6 +208,7 @@ def test_what_cannot_be(capsys, script, diagnosed, argv, code, message):
     assert "Traceback" not in err
     if message:
         line = next(line for line in err.splitlines() if line.startswith("geartrain: "))
+        assert "│" not in err  # one line, no box
         assert line.startswith(f"geartrain: {message}") or message in line
 
 
@@ -247,6 +264,22 @@ def test_measure_lists_the_entries_of_vectors(capsys, script):
     code, out, _ = said(capsys, "measure", "hessian_spectrum", "mytrain.py:make_run")
     assert code == 0
     assert len(re.findall(r"^  \S+: [-\d.e]+ ± [-\d.e]+$", out, re.M)) >= 3
+
+
+def test_a_long_vector_is_cut_short(capsys, script):
+    code, out, _ = said(capsys, "measure", "hessian_density", "mytrain.py:make_run")
+    assert code == 0
+    assert re.search(r"^  \.\.\. and \d+ more; --json prints them all$", out, re.M)
+    assert len(out.splitlines()) < 30
+    assert re.search(r"^  -?\d\.\d{1,6}: ", out, re.M)  # labels as people write numbers
+
+
+def test_measure_where_there_is_nothing_to_measure(capsys, script):
+    code, out, err = said(capsys, "measure", "dead_units", "mytrain.py:make_run")
+    assert code == 0
+    assert out.startswith("dead_units: no value (not applicable)\n")
+    assert "NaN" not in out
+    assert "costs 1 forward pass." in err
 
 
 def test_measure_as_json(capsys, script):
@@ -357,6 +390,22 @@ def test_a_process_answers_with_codes(script):
     wrong = process("diagnose", "mytrain.py:nothing", cwd=script.parent)
     assert wrong.returncode == 2
     assert len(wrong.stderr.splitlines()) == 1
+
+
+def test_a_terminal_without_unicode_loses_letters_and_not_the_result(script):
+    for argv in (["instruments"], ["diagnose"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "geartrain.cli", *argv],
+            cwd=script.parent,
+            env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"},
+            capture_output=True,
+            check=False,
+        )
+        assert b"UnicodeEncodeError" not in done.stderr
+        assert done.returncode == (0 if argv == ["instruments"] else 2)
+    assert done.stderr.splitlines() == [
+        b"geartrain: geartrain diagnose needs TARGET. See geartrain diagnose --help."
+    ]
 
 
 def test_a_reader_that_goes_away_is_no_error(script):

@@ -16,8 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import geartrain as gt
+from geartrain.diagnosis import forks
+from geartrain.diagnosis.evidence import Evidence
+from geartrain.diagnosis.watched import Watched, watch
 from geartrain.errors import InputError
-from geartrain.run import Run
+from geartrain.mechanisms import Intervention
+from geartrain.run import Change, Run
 
 
 def small_run(seed: int = 0, **changes: Any) -> Run:
@@ -216,3 +220,111 @@ class TestWhatComesOut:
         diagnosis = gt.diagnose(run, "6s")
         found = diagnosis.measurements["edge_of_stability@start"]
         assert float(found.value) == pytest.approx(0.75, rel=1e-6)
+
+
+class TestAnywhere:
+    """Runs are diagnosed at their start, on their way and when they are over."""
+
+    def test_a_run_that_is_over_is_watched_from_its_start(self) -> None:
+        run = small_run()
+        run.train()
+        before = fingerprint(run)
+        diagnosis = gt.diagnose(run, "3s")
+        assert "48 watched" in diagnosis.setting["length"]
+        assert same(before, fingerprint(run))
+
+    def test_a_run_that_broke_in_training_is_diagnosed(self) -> None:
+        run = small_run(epochs=3)
+        run.optimizer.param_groups[0]["lr"] = 1e30
+        run.train()
+        failure = run.history.failure
+        assert failure is not None
+        diagnosis = gt.diagnose(run, "5s")
+        assert not diagnosis.healthy
+        assert "breaks" in diagnosis.sentence or diagnosis.findings[0].probability > 0.5
+        assert run.history.failure is failure
+
+    def test_a_run_that_is_over_without_its_start_is_refused(self) -> None:
+        run = small_run(epochs=1)
+        run.advance(8)
+        with pytest.raises(InputError, match="over after 8 steps"):
+            gt.diagnose(run, "3s")
+
+    def test_only_a_step_is_watched_from_the_very_start(self) -> None:
+        run = small_run()
+        her = TestAnywhere.stepping(run)
+        watched = Watched()
+        watch(her, deadline=time.perf_counter() + 60, into=watched)
+        assert watched.marks[0] == 0 == min(watched.checkpoints)
+        assert watched.steps == 48
+        assert float(watched.losses[0][0]) == her.history.column("loss")[0]
+
+    def test_streams_of_unknown_length_are_judged_by_their_end(self) -> None:
+        run = small_run(epochs=10)
+        data = run.train_data
+        run = small_run(epochs=10, train=lambda epoch: [(data[0][:64], data[1][:64])] * 9)
+        watched = Watched()
+        shares: list[float] = []
+        watch(
+            run,
+            deadline=time.perf_counter() + 60,
+            into=watched,
+            progress=lambda share, words: shares.append(share),
+        )
+        assert watched.complete
+        assert watched.steps == watched.total == 90
+        assert watched.marks[-3] > 70
+        assert max(shares) == 1.0
+
+    def test_streams_that_grow_are_watched_to_their_end(self) -> None:
+        data = small_run().train_data
+        run = small_run(epochs=4, train=lambda epoch: [data] * (3 + 5 * epoch))
+        watched = Watched()
+        watch(run, deadline=time.perf_counter() + 60, into=watched)
+        assert watched.complete
+        assert watched.steps == 3 + 8 + 13 + 18
+
+    @staticmethod
+    def stepping(run: Run) -> Run:
+        """The same run with its own step and no loss function."""
+
+        def step(batch: Any) -> Tensor:
+            run.optimizer.zero_grad()
+            loss = functional.cross_entropy(run.model(batch[0]), batch[1])
+            loss.backward()
+            run.optimizer.step()
+            return loss
+
+        return Run(run.model, None, run.optimizer, train=run.train_data, step=step, epochs=6, batch_size=16)
+
+
+def test_the_users_terminal_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """Warnings are errors in these tests: one from her loss, hundreds of times over, would end the diagnosis."""
+    torch.manual_seed(0)
+    model = nn.Linear(5, 1)
+    inputs = torch.randn(64, 5)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    run = Run(model, functional.mse_loss, optimizer, train=(inputs, inputs.sum(1)), epochs=4, batch_size=16)
+    assert gt.diagnose(run, "3s").findings[0].mechanism == "output_target_shape"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_reading_a_diagnosis_draws_no_numbers(tmp_path: Path) -> None:
+    run = small_run()
+    diagnosis, before = gt.diagnose(run, "2s"), fingerprint(run)
+    assert str(diagnosis)
+    diagnosis.to_html(tmp_path / "report.html")
+    assert same(before, fingerprint(run))
+
+
+def test_an_early_lead_is_worth_what_is_left_in_the_end() -> None:
+    """Losses end at zero: where the original leaves 1% by itself, nothing can win more than that."""
+    run, watched = small_run(), Watched()
+    watched.marks, watched.losses = [0, 10, 100], [np.array([1.0]), np.array([0.5]), np.array([0.01])]
+    watched.losses += [np.array([0.01])] * 2
+    watched.marks += [110, 120]
+    evidence = Evidence(run, watched, {}, deadline=0.0, seed=0, probe=8)
+    evidence.baseline = 1.0
+    intervention = Intervention("a", "b", lambda run: Change())
+    assert forks._at_stake(evidence, np.array([0, 10]), intervention) == pytest.approx(0.01)
+    assert forks._at_stake(evidence, np.array([0, 120]), intervention) == np.inf

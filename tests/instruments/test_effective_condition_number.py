@@ -200,3 +200,8 @@ def test_refusals():
         effective_condition_number(objective, tol=0)
     with pytest.raises(InputError, match="operator is 'covariance'; allowed: 'hessian' or 'ggn'"):
         effective_condition_number(objective, operator="covariance")
+
+
+def test_says_which_fraction_was_given_up():
+    result = effective_condition_number(bowl(np.geomspace(0.1, 1, 20), start(20)), fraction=0.05)
+    assert result.details["fraction"] == 0.05

@@ -99,3 +99,13 @@ def test_tokens_have_copies_only():
 
 def test_not_applicable_without_varying_targets():
     assert not feature_leak(run_of((normal(40, 2), torch.zeros(40, dtype=torch.long)))).status.usable
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_targets_that_are_the_inputs_are_no_leak(noise):
+    """Autoencoders, denoising ones too: that every feature tells its own target is the task."""
+    x = normal(300, 6, seed=3)
+    result = feature_leak(run_of((x + noise * normal(300, 6, seed=4), x)))
+    assert result.status.state is State.NOT_APPLICABLE
+    assert "themselves" in result.status.sentence
+    assert feature_leak(run_of((x, x.roll(1, dims=1)))).value > 0.9

@@ -74,3 +74,30 @@ def test_not_applicable_without_a_loss_function() -> None:
         model, None, optimizer, train=(torch.randn(8, 2), torch.zeros(8)), batch_loss=loss, batch_size=4
     )
     assert leak_price(run).status.state is State.NOT_APPLICABLE
+
+
+def test_outputs_of_any_structure_reach_the_loss_whole() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 1)
+
+        def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+            return self.linear(inputs), inputs
+
+    inputs = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    model = Pair()
+    with torch.no_grad():
+        model.linear.weight.copy_(torch.tensor([[1.0, 0.0, 0.0]]))
+        model.linear.bias.zero_()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    seen: list[type] = []
+
+    def loss(outputs: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
+        seen.append(type(outputs))
+        return functional.mse_loss(outputs[0], targets)
+
+    run = Run(model, loss, optimizer, train=(inputs, inputs[:, :1]))
+    # What a constant would be among such outputs is not known, so there is no price; nothing breaks on the way.
+    assert leak_price(run).status.state is State.NOT_APPLICABLE
+    assert set(seen) == {tuple}

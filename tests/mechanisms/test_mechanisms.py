@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional
 
 from geartrain import instruments, mechanisms
 from geartrain.diagnosis import derived
-from geartrain.mechanisms import Mechanism
+from geartrain.errors import UnsupportedError
+from geartrain.mechanisms import Mechanism, _interventions
+from geartrain.mechanisms._widen import widen
+from geartrain.run import Run
 
 VOCABULARY = """
 lr_too_high lr_too_low vanishing_gradients exploding_gradients dead_relu wrong_output_activation wrong_loss
@@ -76,3 +83,46 @@ def test_interventions_of_one_name_are_one() -> None:
 def test_an_unknown_mechanism_gets_the_nearest_name() -> None:
     with pytest.raises(KeyError, match="lr_too_high"):
         mechanisms.get("lr_to_high")
+
+
+def test_widening_changes_the_width_alone() -> None:
+    """Settings of the normalisation stay: with others, what a wider net wins would not be the width's."""
+    model = nn.Sequential(
+        nn.Linear(4, 3),
+        nn.BatchNorm1d(3, eps=1e-3, momentum=0.01, affine=False),
+        nn.ReLU(),
+        nn.Linear(3, 3),
+        nn.LayerNorm(3, eps=1e-4, bias=False),
+        nn.Linear(3, 2),
+    )
+    widen(model, [(n, m) for n, m in model.named_modules() if n], 4)
+    batch_norm, layer_norm = model[1], model[4]
+    assert isinstance(batch_norm, nn.BatchNorm1d)
+    assert isinstance(layer_norm, nn.LayerNorm)
+    assert (batch_norm.num_features, batch_norm.eps, batch_norm.momentum) == (12, 1e-3, 0.01)
+    assert batch_norm.weight is None
+    assert (layer_norm.normalized_shape, layer_norm.eps, layer_norm.bias) == ((12,), 1e-4, None)
+    assert model(torch.randn(5, 4)).shape == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "distance"),
+    [
+        (functional.mse_loss, True),
+        (functional.l1_loss, True),
+        (functional.huber_loss, True),
+        (functional.binary_cross_entropy_with_logits, False),
+        (functional.cross_entropy, False),
+    ],
+)
+def test_targets_are_standardised_for_distances_only(loss: Any, distance: bool) -> None:
+    """A cross-entropy falls without end on targets that are no probabilities: a fork would win anything on them."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 4)
+    data = (torch.randn(64, 3), (torch.rand(64, 4) < 0.3).float())
+    run = Run(model, loss, torch.optim.SGD(model.parameters(), 0.1), train=data)
+    if distance:
+        _interventions.STANDARDISE_TARGETS.make(run)
+        return
+    with pytest.raises(UnsupportedError, match="no distance"):
+        _interventions.STANDARDISE_TARGETS.make(run)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from geartrain._torch import linearization
+from geartrain.errors import UnsupportedError
 from geartrain.objective import Objective
 
 
@@ -193,3 +194,18 @@ def test_dropout_masks_are_fixed_by_the_seed():
     v = torch.randn(objective.num_params).double()
     torch.testing.assert_close(objective.hvp(v), central_difference(objective, v), rtol=1e-6, atol=1e-9)
     assert any("Dropout" in note for note in objective.notes)
+
+
+def test_compiled_models_are_differentiated_twice():
+    model, data = zoo.build(next(iter(zoo.MODELS)))
+    v = torch.ones(Objective(model, functional.cross_entropy, data).num_params, dtype=torch.float64)
+    expected = Objective(model, functional.cross_entropy, data).hvp(v)
+    compiled = torch.compile(model, backend="eager")
+    assert torch.equal(Objective(compiled, functional.cross_entropy, data).hvp(v), expected)
+
+
+def test_layers_without_a_second_derivative_are_named():
+    model = torch.nn.Sequential(torch.nn.EmbeddingBag(9, 3), torch.nn.Linear(3, 2))
+    objective = Objective(model, functional.cross_entropy, (torch.ones(4, 2).long(), torch.ones(4).long()))
+    with pytest.raises(UnsupportedError, match="embedding_bag"):
+        objective.hvp(torch.ones(objective.num_params))

@@ -141,10 +141,10 @@ def spectrum() -> Measurement:
         "negative_mass": 0.118,
     }
     return measurement(
-        "hessian_spectrum",
+        "hessian_density",
         density,
         density * 0.25 + 1e-6,
-        "ℓ/θ²",
+        "θ²/ℓ",
         dims=("eigenvalue",),
         coords={"eigenvalue": grid},
         details=details,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -117,8 +119,65 @@ def test_a_spectrum_marks_each_known_eigenvalue() -> None:
         (0.3, float("nan"), "error unknown"),
         (0.1, 0.06, "within two standard errors of no change"),
         (0.3, 0.01, "of the baseline loss won back"),
+        (2.99, 0.01, "of the baseline loss won back (the original had climbed above the baseline)"),
         (-0.3, 0.01, "worse: this change does harm here"),
     ],
 )
 def test_gains_are_judged_by_their_error(effect: float | None, error: float | None, expected: str) -> None:
     assert words.gain_judgement(effect, error) == expected
+
+
+@pytest.mark.parametrize("high", [3e5, 3e6, 9e4])
+def test_ticks_of_a_log_axis_leave_room_for_each_other(high: float) -> None:
+    axis = axes.log_axis([np.array([1.7e3, high])], 120.0, 10.0)
+    assert axis is not None
+    ticks = axis.ticks(3)
+    assert 2 <= len(ticks) <= 6
+
+
+def test_the_axis_of_a_spectrum_has_the_unit_of_eigenvalues_not_of_their_density(too_high) -> None:
+    assert too_high.spectrum.unit == "θ²/ℓ"
+    assert "eigenvalue (ℓ/θ²)" in str(figures.spectrum(too_high.spectrum, "k", 900))
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "shown"),
+    [
+        (-4.6e-16, 0.24, "0.00 ± 0.24"),
+        (64.0, 0.0, "64"),
+        (0.02673, 6.2e-4, "0.02673 ± 0.00062"),
+        (5e4, 3e3, "50000 ± 3000"),
+        (1.0, 7.7e-17, "1"),
+    ],
+)
+def test_a_value_is_written_to_the_digits_that_its_error_leaves(
+    value: float, error: float, shown: str
+) -> None:
+    assert words.with_error(value, error) == shown
+
+
+def test_no_gain_is_minus_zero() -> None:
+    assert words.gain(-0.001, 0.24) == "0 ± 24%"
+
+
+def test_a_fork_that_the_budget_ended_says_how_far_it_came(too_high) -> None:
+    fork = dataclasses.replace(too_high.forks[0], complete=False, steps=40, details={"planned": 120.0})
+    assert words.length(fork) == "40 of 120 steps: the budget ended it"
+    assert words.length(too_high.forks[0]) == "120 steps"
+
+
+def test_losses_at_the_end_are_told_where_one_of_them_broke(too_high) -> None:
+    broken = dataclasses.replace(too_high.forks[0], reference=np.full(31, np.nan))
+    assert words.from_to(broken) == "not finite → 0.596"
+    assert words.from_to(dataclasses.replace(broken, losses=np.full(31, np.nan))) == ""
+
+
+def test_what_could_not_be_measured_is_not_called_ruled_out_by_a_gear(too_high) -> None:
+    gear = dataclasses.replace(
+        too_high.findings[0].predictions[-1],
+        verdict="not measured",
+        measured=None,
+        note="The targets are classes.",
+    )
+    finding = dataclasses.replace(too_high.findings[0], predictions=(gear, gear))
+    assert words.why_not(finding) == "not judged: The targets are classes"

@@ -138,6 +138,8 @@ def test_page_starts_with_the_verdict_and_what_would_help(too_high: Diagnosis) -
         "Uncalibrated. The weights are the defaults",
         "What would help",
         "Divide the learning rate by ten",
+        "1.45 → 0.596",
+        "training loss at the end: original → with this change",
         "+38.2 ± 1.4%",
         "of the baseline loss won back",
         "The run",

@@ -41,7 +41,7 @@ def test_verdict_first_then_gears_remedy_and_cost(
         "~  oscillation period in steps",
         "·  sharpness falls when the step",
         "Remedy: Divide the learning rate by ten",
-        "Fork “lr / 10”: +38.2 ± 1.4% of the baseline loss won back.",
+        "Fork “lr / 10”: training loss 1.45 → 0.596, +38.2 ± 1.4%",
         "Batch too small, 58%",
         "Possible, not likely: Too few steps 22%",
         "Ruled out (23): Vanishing gradients",
@@ -78,3 +78,16 @@ def test_colour_only_where_the_console_has_it(too_high: Diagnosis) -> None:
 
 def test_diagnosis_prints_itself(too_high: Diagnosis) -> None:
     assert str(too_high) == terminal.render(too_high)
+
+
+def test_lines_stay_readable_on_a_wide_terminal(too_high: Diagnosis) -> None:
+    out = io.StringIO()
+    terminal.print_diagnosis(too_high, Console(file=out, width=240))
+    assert max(cell_len(line) for line in out.getvalue().splitlines()) <= 110
+
+
+def test_a_heading_ends_without_a_space(too_high: Diagnosis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = io.StringIO()
+    terminal.print_diagnosis(too_high, Console(file=out, width=80))
+    assert "Batch too small, 58%\n" in out.getvalue()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import UserDict
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tests.run import loops
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, default_collate
 
 
 def by_hand(optimizer, scheduler, data, clip):
@@ -80,7 +84,7 @@ def test_same_bits_as_the_loop_by_hand(optimizer, scheduler, data, clip):
     assert loops.frozen(list(run.model.buffers())) == loops.frozen(buffers)
     assert run.lr == lr
     assert run.step_count == len(history) == 9
-    assert run.total_steps == (None if data == "callable" else 9)
+    assert run.total_steps == 9
     assert [row["epoch"] for row in history.evaluations] == [1, 2, 3]
 
 
@@ -153,3 +157,47 @@ def test_progress_is_reported_after_every_step():
 
 def test_a_deadline_ends_it_early_but_not_before_the_first_step():
     assert loops.make_run().advance(5, deadline=0.0) == 1
+
+
+class Talkative(nn.Module):
+    """Imitates a Hugging Face model: a ``config``, keywords in, an object with the loss out."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = SimpleNamespace(num_labels=3)
+        self.net = loops.make_model()
+
+    def forward(self, inputs, labels):
+        return SimpleNamespace(loss=functional.cross_entropy(self.net(inputs), labels))
+
+
+@pytest.mark.parametrize("mapping", [dict, UserDict])
+def test_a_model_that_brings_its_loss_needs_none_also_with_a_loader(mapping):
+    x, y = loops.examples()
+    rows = [{"inputs": a, "labels": b} for a, b in zip(x, y, strict=True)]
+    loader = DataLoader(rows, batch_size=8, collate_fn=lambda part: mapping(default_collate(part)))
+    model = Talkative()
+    run = loops.Run(model, None, torch.optim.SGD(model.parameters(), lr=0.1), train=loader, epochs=2)
+    run.train()
+    assert run.step_count == 6
+    expected = model.eval()(x, y).loss.item()
+    assert float(run.objective(probe=22).value()) == pytest.approx(expected)
+
+
+def test_the_length_of_a_stream_is_known_once_an_epoch_was_read():
+    run = loops.make_run(data="callable", epochs=3)
+    run.advance(2)
+    assert run.total_steps is None
+    run.advance(2)
+    assert run.total_steps == 9
+
+
+def test_train_keeps_the_start():
+    run = loops.make_run(epochs=2)
+    before = loops.frozen(list(run.model.parameters()))
+    run.train()
+    assert run.over
+    assert run.origin is not None
+    run.restore(run.origin)
+    assert loops.frozen(list(run.model.parameters())) == before
+    assert not run.over

@@ -51,6 +51,7 @@ def test_a_fork_without_a_change_is_the_run_itself():
     run = loops.make_run("adam", "step", "loader")
     run.advance(4)
     branch = run.fork(steps=6, points=[0, 3, 6])
+    assert len(repr(branch)) < 200  # the numbers of every step are not for reading
     start = len(run.history)
     run.advance(6)
     assert branch.history.column("loss").tolist() == run.history.column("loss")[start:].tolist()
@@ -228,3 +229,21 @@ def test_checkpoints_know_their_size():
     run.advance(1)
     parameters = sum(p.nbytes for p in run.model.parameters())
     assert run.checkpoint().nbytes >= 4 * parameters  # values, gradients, both moments
+
+
+def test_sparse_gradients_are_copied_and_counted():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.EmbeddingBag(20, 4, sparse=True), nn.Linear(4, 2))
+    data = (torch.randint(20, (16, 3)), torch.randint(2, (16,)))
+    run = loops.Run(
+        model, functional.cross_entropy, torch.optim.SGD(model.parameters(), lr=0.1), data, batch_size=8
+    )
+    run.advance(1)
+    grad = model[0].weight.grad
+    value, weight = grad.to_dense().clone(), model[0].weight.detach().clone()
+    here = run.checkpoint()
+    assert here.nbytes >= sum(p.nbytes for p in model.parameters())
+    run.fork(lr_factor=2.0, steps=3)
+    assert model[0].weight.grad is grad
+    assert torch.equal(grad.to_dense(), value)
+    assert torch.equal(model[0].weight, weight)

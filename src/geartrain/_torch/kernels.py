@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,11 +17,24 @@ from geartrain._torch import rng
 
 
 @contextlib.contextmanager
+def eager() -> Iterator[None]:
+    """Run models from `torch.compile` as they were written.
+
+    Compiled graphs have no second derivative, and every new mode, batch size or hook would compile another one.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing can have been compiled, and importing it takes a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextlib.contextmanager
 def twice_differentiable() -> Iterator[None]:
     """Select kernels that have a double backward.
 
-    Fused attention, the fast path of `nn.TransformerEncoderLayer` and cuDNN's recurrent kernels have none.
-    The selection ends with the block.
+    Compiled graphs, fused attention, the fast path of `nn.TransformerEncoderLayer` and cuDNN's recurrent kernels
+    have none. The selection ends with the block.
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     cudnn = torch.backends.cudnn.enabled
@@ -28,7 +42,7 @@ def twice_differentiable() -> Iterator[None]:
     torch.backends.cudnn.enabled = False
     try:
         # Leaving inference mode first: inside it nothing records a graph.
-        with torch.inference_mode(False), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        with torch.inference_mode(False), eager(), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             yield
     finally:
         torch.backends.cudnn.enabled = cudnn

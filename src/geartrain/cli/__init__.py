@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it: ``geartrain --help`` answer
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -25,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     from geartrain.cli._commands import parse
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Units are written in letters that a pipe or an old terminal may not have: better a ? than no result.
+            stream.reconfigure(errors="replace")
     try:
         return parse(list(sys.argv[1:] if argv is None else argv)).execute()
     except SystemExit as stop:  # help, version, completion

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 from geartrain.errors import GeartrainError
 
+_BORDERS = str.maketrans("│─╭╰╮╯", " -----")
+
 
 class UsageError(GeartrainError):
     """The command line names something that does not exist."""
@@ -23,16 +25,21 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unboxed(text: str) -> str:
-    """What the parser complains of, as one line, from the box that it draws around it.
+    r"""What the parser complains of, as one line, from the box that it draws around it.
 
-    >>> unboxed("╭─ Value error ─╮\\n│ Error parsing --seed: invalid literal for int() with base 10: 'x' │")
+    >>> unboxed("╭─ Value error ─╮\n│ Error parsing --seed: invalid literal for int() with base 10: 'x' │")
     "--seed is 'x'; it must be a whole number."
-    >>> unboxed("│ Missing from geartrain measure:  │\\n│     NAME  │\\n│         An instrument. │")
+    >>> unboxed(" Required \n --- \n  Missing from geartrain measure:\n      NAME\n          An instrument.")
     'geartrain measure needs NAME.'
     """
-    lines = [line[2:].rstrip(" │") for line in text.splitlines() if line.startswith("│")]
-    rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
-    lines = lines[:rule]
+    sections: list[list[str]] = [[]]
+    for line in text.translate(_BORDERS).splitlines():
+        if line.strip() and not line.strip().strip("-"):
+            sections.append([])
+        elif line.strip() and not line.startswith("-"):
+            sections[-1].append(line[2:].rstrip())
+    # Where the terminal knows no box characters, a title stands over the first rule.
+    lines = sections["╭" not in text and len(sections) > 1]
     said = " ".join(" ".join(lines).split()) or " ".join(text.split())
     if missing := re.match(r"Missing from ([\w ]+):", said):
         # The names stand four columns in, what they mean eight.

@@ -15,6 +15,8 @@ from geartrain.records import Measurement, State, Status
 if TYPE_CHECKING:
     from geartrain.diagnosis.evidence import Evidence
 
+DEEP = 4
+"""With fewer layers a trend from layer to layer is mostly the difference between input and output."""
 Derived = Callable[["Evidence"], tuple[float, float, str]]
 
 
@@ -174,6 +176,17 @@ def _gradient_growth(evidence: Evidence) -> tuple[float, float, str]:
     )
 
 
+def _gradient_shrinkage(evidence: Evidence) -> tuple[float, float, str]:
+    found = evidence.measurements.get("gradient_flow@start")
+    layers = len(found.details.get("matrix_layers", ())) if found is not None else 0
+    if layers < DEEP:
+        return math.nan, math.nan, f"{layers} layers are too few for a trend from layer to layer."
+    reading = evidence.read("gradient_flow.growth_per_layer@start")
+    if reading.value is None:
+        return math.nan, math.nan, reading.note
+    return reading.value, reading.error, f"Mean log growth of the gradient over {layers} layers, going back."
+
+
 def _activation_drift(evidence: Evidence) -> tuple[float, float, str]:
     reading = evidence.read("activation_flow.growth_per_layer@start")
     if reading.value is None:
@@ -205,12 +218,14 @@ _ALL: dict[str, Derived] = {
     "leak": _leak,
     "largest_update": _largest_update,
     "gradient_growth": _gradient_growth,
+    "gradient_shrinkage": _gradient_shrinkage,
 }
 _PARTS: dict[str, tuple[str, ...]] = {
     "largest_noise_over_batch": tuple(f"gradient_noise_scale@{p}" for p in ("start", "middle", "end")),
     "noise_over_batch": ("gradient_noise_scale@middle",),
     "regularised": tuple(f"decay_pull@{p}" for p in ("start", "middle", "end")),
     "activation_drift": ("activation_flow@start",),
+    "gradient_shrinkage": ("gradient_flow@start",),
     "gradient_growth": tuple(f"gradient_flow@{p}" for p in ("start", "middle", "end")),
     "leak": ("future_dependence@start", "feature_leak@start"),
 }

@@ -18,13 +18,23 @@ def verdict(found: tuple[Finding, ...], evidence: Evidence, interrupted: bool) -
     likely = [f for f in found if f.probability > 0.5]
     stopped = " (interrupted: this is what was measured so far)" if interrupted else ""
     if not likely:
-        partly = "" if watched.complete else f" in the {watched.steps} steps that were watched"
+        steps = "one step that was" if watched.steps == 1 else f"{watched.steps:,} steps that were"
+        partly = "" if watched.complete else f" in the {steps} watched"
         nearest = (
             f"; the nearest suspicion is “{found[0].title.lower()}” at {found[0].probability:.0%}"
             if found
             else ""
         )
-        return f"Nothing is wrong with this run{partly}{nearest}{stopped}."
+        if evidence.history.failure is not None:
+            broke = f"This run breaks ({evidence.history.failure})"
+            return f"{broke}, and no mechanism is likely enough to explain it{nearest}{stopped}."
+        # A run is not called healthy because nothing was tried.
+        found_nothing = (
+            f"Nothing is wrong with this run{partly}"
+            if evidence.forks
+            else f"Nothing wrong was found{partly}, but there was no time to try anything"
+        )
+        return f"{found_nothing}{nearest}{stopped}."
     first = likely[0]
     more = f"; also likely: {', '.join(f.title.lower() for f in likely[1:])}" if likely[1:] else ""
     return f"{first.title} ({first.probability:.0%}){_effect(first, evidence)}{more}{stopped}."
@@ -59,10 +69,10 @@ def surprises(found: list[Finding]) -> tuple[str, ...]:
         for gear in finding.predictions:
             if gear.measured is None:
                 continue
-            value = f"{gear.title} is {format_number(gear.measured)}"
+            value = f"{gear.title[:1].upper()}{gear.title[1:]}: {format_number(gear.measured)}"
             if finding.probability > 0.5 and gear.degree <= -0.6 and gear.weight <= -0.3:
                 said.append(
-                    f"{finding.title} is likely, and yet {value} (it predicts {gear.expected}): "
+                    f"{value}, although “{finding.title.lower()}”, which is likely, predicts {gear.expected}: "
                     "the explanation is incomplete."
                 )
             elif (
@@ -73,7 +83,7 @@ def surprises(found: list[Finding]) -> tuple[str, ...]:
                 and gear.weight >= 1.0
             ):
                 said.append(
-                    f"{value}, as “{finding.title.lower()}” predicts, "
+                    f"{value}, as “{finding.title.lower()}” predicts ({gear.expected}), "
                     "although the rest of the evidence speaks against it."
                 )
     return tuple(said[:6])

@@ -14,6 +14,7 @@ import torch
 
 import geartrain
 from geartrain import mechanisms as _mechanisms
+from geartrain._torch import kernels
 from geartrain._torch.rng import preserved, seed_all
 from geartrain.diagnosis import describe, forks
 from geartrain.diagnosis.evidence import Evidence
@@ -104,7 +105,7 @@ def diagnose(
         progress or (lambda share, words: None),
     )
     size = run.probe_size
-    with preserved(), run.preserved():
+    with kernels.eager(), preserved(), run.preserved():
         _rewind(run)
         seed_all(seed)
         try:
@@ -131,7 +132,7 @@ def _rewind(run: Run) -> None:
         return
     if run.origin is None:
         raise InputError(
-            f"{run.name} is over after {run.step_count} steps and its start was not kept, so there is nothing to watch. "
+            f"{run.name} is over after {run.step_count} steps and its start was not kept: there is nothing to watch. "
             "Build the run anew and diagnose it before training, train it with run.train(), or raise run.epochs."
         )
     run.restore(run.origin)
@@ -308,7 +309,7 @@ def _conclude(session: _Session, reproduce: str) -> Diagnosis:
     return Diagnosis(
         name=session.run.name,
         sentence=describe.verdict(likely, evidence, session.interrupted),
-        healthy=not any(f.probability > 0.5 for f in found),
+        healthy=evidence.history.failure is None and not any(f.probability > 0.5 for f in found),
         findings=likely,
         ruled_out=tuple(f for f in found if f.probability < RULED_OUT),
         surprises=describe.surprises(found),

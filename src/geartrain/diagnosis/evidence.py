@@ -179,7 +179,7 @@ class Evidence:
                 warnings.simplefilter("ignore")
                 subject = self._subject(function.spec.needs, point or "start")
                 return function(subject, generator=generator, budget=budget)
-        except (GeartrainError, RuntimeError, ValueError, ArithmeticError, TypeError, IndexError) as error:
+        except Exception as error:
             # One instrument that fails on an exotic model must not cost the whole diagnosis: it is reported instead.
             return unmeasured(
                 name, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

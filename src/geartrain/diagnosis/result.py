@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from geartrain._torch import rng
 from geartrain.errors import InputError
 from geartrain.records import BudgetReport, Curve, Finding, ForkResult, Measurement, jsonable
 
@@ -86,7 +87,8 @@ class Diagnosis:
     def __str__(self) -> str:
         from geartrain.report import terminal
 
-        return terminal.render(self)
+        with rng.preserved():  # the terminal library draws numbers
+            return terminal.render(self)
 
     def __repr__(self) -> str:
         return f"<Diagnosis of {self.name}: {self.sentence}>"

@@ -157,11 +157,16 @@ def _remedy(mechanism: Mechanism, evidence: Evidence) -> tuple[str | None, float
 def _sentence(gears: tuple[Gear, ...], weighed: Weighed, titles: dict[str, str]) -> str:
     """The two heaviest gears in words, and what it is a consequence of."""
     heavy = [g for g in gears if g.measured is not None and abs(g.weight) > 0.2][:2]
-    said = [
-        f"{g.title}: {format_number(g.measured or 0.0)} (predicted {g.expected}, {g.verdict})" for g in heavy
-    ]
+    said = [f"{g.title}: {_value(g)} (predicted {g.expected}, {g.verdict})" for g in heavy]
     text = "; ".join(said)
     text = (text[0].upper() + text[1:] + ".") if text else "Nothing that it predicts was measured."
     if weighed.consequence_of:
         text += f" Weighed down: {titles[weighed.consequence_of]} brings it about."
     return text
+
+
+def _value(gear: Gear) -> str:
+    """What was measured, with its error where it has one."""
+    error = gear.standard_error
+    known = f" ± {format_number(error, 2)}" if math.isfinite(error) and error > 0 else ""
+    return format_number(gear.measured or 0.0) + known

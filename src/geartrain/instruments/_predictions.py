@@ -21,7 +21,7 @@ def outputs_of(run: Run, inputs: Any) -> Tensor | None:
 
 
 def raw_outputs_of(run: Run, inputs: Any) -> Any:
-    """What the model returns on inputs, in evaluation mode, as ``loss_fn`` wants it; ``None`` where it cannot be called."""
+    """What the model returns in evaluation mode, whole, as ``loss_fn`` wants it; ``None`` where it cannot be called."""
     if not (
         run.batch_loss is None or isinstance(run.batch_loss, SupervisedLoss) or isinstance(inputs, Tensor)
     ):

@@ -124,7 +124,9 @@ def effective_condition_number(
         return _nothing(State.NON_FINITE, str(error))
     if not state.alpha:
         return _nothing(State.OUT_OF_BUDGET, "The budget allows no product.")
-    return _measurement(_Reading.of(state, fraction, zero_tol), state, stop, operator)
+    return _measurement(
+        _Reading.of(state, fraction, zero_tol), state, stop, {"operator": operator, "fraction": fraction}
+    )
 
 
 def effective_condition(
@@ -265,7 +267,7 @@ class _StopRule:
         return bool(reading.error <= self.tol * reading.kappa and gained and settled)
 
 
-def _measurement(reading: _Reading, state: LanczosState, stop: Stop, operator: str) -> Measurement:
+def _measurement(reading: _Reading, state: LanczosState, stop: Stop, chosen: dict[str, Any]) -> Measurement:
     asymmetry = state.asymmetry / max(state.scale, 1e-300)
     status = _status(reading, state, stop)
     if asymmetry > 10 * torch.finfo(state.basis.dtype).eps ** 0.5:
@@ -277,7 +279,7 @@ def _measurement(reading: _Reading, state: LanczosState, stop: Stop, operator: s
         status,
         standard_error=reading.error,
         cost=Cost(peak_bytes=state.basis.bytes),
-        details={**_details(reading, state), "operator": operator},
+        details={**_details(reading, state), **chosen},
     )
 
 

@@ -55,8 +55,8 @@ def feature_leak(
         The power of the best feature, 0 to 1. Details: ``feature`` (its index after flattening), ``runner_up``
         (power of the next one), ``lead`` (the gap), ``one_class_power`` (mean over classes of the best
         single-feature Youden index for that class against the rest; NaN for numbers), ``duplicate_share`` (of
-        validation inputs that occur verbatim among the training inputs; NaN without validation data). Tokens: not
-        applicable, but ``duplicate_share`` is given.
+        validation inputs that occur verbatim among the training inputs; NaN without validation data). Tokens, and
+        targets that are the inputs (autoencoders): not applicable, but ``duplicate_share`` is given.
 
     Example:
         The last of three features is the label:
@@ -80,6 +80,12 @@ def feature_leak(
         )
     labels, values = class_labels(found.targets), target_values(found.targets)
     halves = _halves(len(table), generator, run.seed)
+    if values is not None and _is_reconstruction(table, values):
+        return not_applicable(
+            name,
+            "The targets are the inputs themselves, or nearly: that is the task.",
+            duplicate_share=copies,
+        )
     if (
         labels is not None
         and np.unique(labels, return_counts=True)[1].min() >= 1
@@ -106,6 +112,16 @@ def feature_leak(
         f"Feature {ranked[0]} alone scores {best:.3f}, the next {second:.3f}, on {found.size} examples."
     )
     return estimate(name, best, error, sentence, details=details)
+
+
+def _is_reconstruction(table: np.ndarray, values: np.ndarray) -> bool:
+    """Whether most targets follow the input of the same place: autoencoders, denoising, the next frame."""
+    if table.shape != values.shape or table.shape[1] < 2:
+        return False
+    first, second = table - table.mean(0), values - values.mean(0)
+    scale = np.sqrt((first**2).sum(0) * (second**2).sum(0))
+    varying = scale > 0
+    return bool(varying.any() and np.median((first * second).sum(0)[varying] / scale[varying]) > 0.5)
 
 
 @dataclass(frozen=True)

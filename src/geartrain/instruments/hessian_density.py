@@ -17,7 +17,7 @@ from geartrain.errors import InputError, NonFiniteError
 from geartrain.instruments import _curvature
 from geartrain.instruments._base import Budget, instrument
 from geartrain.linalg import MassEstimate, SpectralMeasure, Stop, slq
-from geartrain.records import Cost, Measurement, State, Status
+from geartrain.records import Cost, Measurement, State, Status, format_number
 
 _DEFAULT_GRID = 256
 _KERNEL_SHARE = 0.01
@@ -170,11 +170,13 @@ def _status(measure: SpectralMeasure, negative: MassEstimate, width: float) -> S
     products = _curvature.count(measure.num_products, "product")
     if measure.exact:
         return Status(
-            State.EXACT, f"Every eigenvalue was found in {products}; the kernel is {width:.2g} wide."
+            State.EXACT,
+            f"Every eigenvalue was found in {products}; the kernel is {format_number(width, 2)} wide.",
         )
+    low, high = f"{100 * negative.lower:.1f}", f"{100 * negative.upper:.1f}"
     share = (
-        f"between {100 * negative.lower:.1f} and {100 * negative.upper:.1f} % of the eigenvalues lie below "
-        f"{negative.threshold:.2g} (± {100 * negative.sampling_error:.1f} % from sampling)"
+        f"{low if low == high else f'between {low} and {high}'} % of the eigenvalues lie below "
+        f"{format_number(negative.threshold, 2)} (± {100 * negative.sampling_error:.1f} % from sampling)"
     )
     if measure.stop is not Stop.STEPS_DONE:
         return _curvature.unfinished(
@@ -183,7 +185,7 @@ def _status(measure: SpectralMeasure, negative: MassEstimate, width: float) -> S
     return Status(
         State.ESTIMATE,
         f"Quadrature from {_curvature.count(len(measure.probes), 'random start')}, {products} in all, kernel "
-        f"{width:.2g} wide: {share}.",
+        f"{format_number(width, 2)} wide: {share}.",
     )
 
 

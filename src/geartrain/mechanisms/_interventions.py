@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from geartrain import instruments
 from geartrain._torch import batches as _batches
 from geartrain.mechanisms._base import Intervention, constant, need
-from geartrain.objective import call_model
+from geartrain.objective import SupervisedLoss, call_model
 from geartrain.run import Change, Run
 
 # ---------------------------------------------------------------------- step size, batch, length
@@ -119,7 +119,24 @@ def _standardise_targets(run: Run) -> Change:
     targets = batch[1]
     need(targets.is_floating_point(), "the targets are classes, not numbers")
     mean, std = targets.mean(0, keepdim=True), targets.std(0, keepdim=True).clamp_min(1e-12)
+    need(
+        _is_distance(run, (targets - mean) / std),
+        "the loss is no distance from the targets, which are labels or probabilities",
+    )
     return Change(transform=lambda b: (b[0], (b[1] - mean) / std))
+
+
+def _is_distance(run: Run, targets: Tensor) -> bool:
+    """Whether the loss is least where outputs equal targets: a cross-entropy is not, and falls without end on these."""
+    if not isinstance(run.batch_loss, SupervisedLoss):
+        return not bool(((targets == targets.min()) | (targets == targets.max())).all())
+    loss = run.batch_loss.loss_fn
+    try:
+        with torch.no_grad():
+            exact, *others = (float(loss(scale * targets, targets)) for scale in (1.0, 0.5, 2.0, 4.0))
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return True  # outputs of another kind (a mean and a variance, say): nothing speaks against it
+    return exact <= min(others)
 
 
 STANDARDISE_TARGETS = Intervention(

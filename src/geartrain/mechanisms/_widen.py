@@ -54,9 +54,15 @@ def widen(model: nn.Module, leaves: list[tuple[str, nn.Module]], factor: int) ->
             hidden = layer.out_features * (1 if last else factor)
             _replace(model, name, nn.Linear(inputs, hidden, layer.bias is not None, **_like(layer.weight)))
         elif hidden:
-            kind = type(layer)
-            assert layer.weight is not None
-            _replace(model, name, kind(hidden, **_like(layer.weight)))
+            _replace(model, name, _norm(layer, hidden, _like(linear[0][1].weight)))
+
+
+def _norm(old: nn.Module, size: int, like: dict[str, Any]) -> nn.Module:
+    """The same normalisation over more units: with other settings, what it wins would not be the width's."""
+    if isinstance(old, nn.LayerNorm):
+        return nn.LayerNorm(size, old.eps, old.elementwise_affine, old.bias is not None, **like)
+    assert isinstance(old, nn.BatchNorm1d)
+    return nn.BatchNorm1d(size, old.eps, old.momentum, old.affine, old.track_running_stats, **like)
 
 
 def _like(weight: torch.Tensor) -> dict[str, Any]:

@@ -12,7 +12,7 @@ MECHANISM = Mechanism(
     predictions=(
         Prediction(
             "initial_scale@start",
-            "loss at the start / constant predictor's",
+            "loss at the start / loss of the best constant predictor",
             above(2.0, soft=2.0, log=True),
             "A calm initialisation predicts about the prior: the loss starts near the constant predictor's.",
             weight=1.0,
@@ -28,15 +28,15 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "run:activation_drift",
-            "absolute log growth of activations per layer at the start",
+            "growth or shrinkage of the signal per layer at the start (log of the factor, 0 = none)",
             above(0.6, soft=0.4),
             "Variance-preserving initialisation keeps the growth near 0 (Glorot & Bengio 2010; He et al. 2015).",
             weight=0.8,
             counter=0.2,
         ),
         Prediction(
-            "gradient_flow.growth_per_layer@start",
-            "log growth of the gradient per layer at the start, going back",
+            "run:gradient_shrinkage",
+            "growth of the gradient per layer at the start, going backwards (log of the factor)",
             below(-1.5, soft=1.0),
             "Weights that are far too small pass back as little as they pass on: each layer multiplies the gradient by their scale.",
             weight=1.0,
@@ -53,7 +53,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:restart.mean_gain",
-            "what the layers' default initialisation wins on average",
+            "gain from the layers' default initialisation, on average",
             above(0.1, soft=0.08),
             "If the initial weights are the trouble, weights drawn by the default rule remove it, every time.",
             weight=2.6,
@@ -61,7 +61,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:restart.success",
-            "share of restarts that win a tenth",
+            "share of fresh starts that gain at least 0.1",
             above(0.8, soft=0.2),
             "A bad initialisation is mended by every good one; a bad minimum only by some.",
             weight=0.5,

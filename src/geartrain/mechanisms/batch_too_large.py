@@ -23,7 +23,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:batch / 8",
-            "what an eighth of the batch wins at the same number of examples",
+            "gain from an eighth of the batch, after the same number of examples",
             above(0.12, soft=0.08),
             "Eight times as many steps on the same examples.",
             weight=2.4,
@@ -40,7 +40,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:lr x 10",
-            "what ten times the step size wins",
+            "gain from ten times the step size",
             below(0.12, soft=0.12),
             "If the step size has room, it is the first thing to raise.",
             weight=0.2,

@@ -15,7 +15,7 @@ MECHANISM = Mechanism(
     predictions=(
         Prediction(
             "fork:batch x 16",
-            "what a 16 times larger batch wins",
+            "gain from a 16 times larger batch",
             above(0.08, soft=0.06),
             "The variance of the stationary cloud goes with lr / batch (Mandt et al. 2017, arXiv:1704.04289): at a sixteenth of the "
             "noise the loss settles lower within the same number of steps.",
@@ -49,7 +49,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "edge_of_stability@max",
-            "step size x sharpness / stability threshold",
+            "step size x sharpness / stability threshold (1 = the limit)",
             below(1.5, soft=2.0, log=True),
             "Without noise the same step size would be stable; otherwise the step is too large for any batch.",
             weight=0.5,

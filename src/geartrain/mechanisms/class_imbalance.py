@@ -43,7 +43,7 @@ MECHANISM = Mechanism(
     predictions=(
         Prediction(
             "label_balance.excess@start",
-            "share of the largest class / share under balance",
+            "share of the largest class / its share if all were equally frequent",
             above(1.5, soft=1.2, log=True),
             "The gradient is an average over examples: classes count by their numbers.",
             weight=0.9,
@@ -52,7 +52,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "class_recall@end",
-            "recall of the worst class",
+            "recall of the worst class (share of its examples that are recognised)",
             below(0.5, soft=0.25),
             "Classes that the loss does not reward are not recalled.",
             weight=1.6,
@@ -60,7 +60,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:classes balanced.class_recall - class_recall@end",
-            "what balanced classes win in the recall of the worst class",
+            "recall that the worst class gains when the classes are balanced",
             above(0.15, soft=0.15),
             "With equal numbers of each class the loss rewards all of them.",
             weight=2.2,

@@ -14,7 +14,7 @@ MECHANISM = Mechanism(
     predictions=(
         Prediction(
             "dead_units@start",
-            "share of rectifiers dead at the start",
+            "share of rectified units that are dead at the start",
             above(0.4, soft=0.2),
             "With symmetric weights and no bias about 2^-n of the units are dead on n inputs in general position; a large "
             "share at the start is the initialisation's doing.",
@@ -23,7 +23,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "dead_units@end",
-            "share of rectifiers dead at the end",
+            "share of rectified units that are dead at the end",
             above(0.4, soft=0.2),
             "The derivative of a rectifier is 0 where its input is negative: a unit dead on all data cannot recover.",
             weight=1.3,
@@ -31,7 +31,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:leaky rectifiers",
-            "what rectifiers that leak, with fresh weights, win",
+            "gain from leaky rectifiers with fresh weights",
             above(0.1, soft=0.1),
             "A leak lets the gradient through dead units; if their death costs the loss, that recovers it (Maas et al. 2013).",
             weight=2.0,
@@ -39,7 +39,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "run:left",
-            "training loss at the end / constant predictor's",
+            "training loss at the end / loss of the best constant predictor",
             above(0.3, soft=0.2),
             "Dead units matter when what is left alive cannot do the work.",
             weight=0.4,

@@ -15,7 +15,7 @@ MECHANISM = Mechanism(
     predictions=(
         Prediction(
             "gradient_spikes",
-            "largest gradient norm / median",
+            "largest gradient norm / typical (median) one",
             above(7.0, soft=3.0, log=True),
             "A product of Jacobians with gain above 1 is heavy-tailed: the largest norms exceed the typical one by orders of magnitude "
             "(Pascanu et al. 2013, arXiv:1211.5063).",
@@ -24,7 +24,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "run:gradient_growth",
-            "log growth of the gradient per layer or time step, going back",
+            "growth of the gradient per layer or time step, going backwards (log of the factor)",
             above(0.3, soft=0.3),
             "Linear recurrence: the gradient grows as the spectral radius to the power of the number of steps.",
             weight=1.0,
@@ -32,7 +32,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:gradients clipped",
-            "what clipping to the typical norm wins back",
+            "gain from clipping gradients to their typical norm",
             above(0.05, soft=0.05),
             "Clipping removes the rare huge steps and leaves the others as they were.",
             weight=2.4,
@@ -40,7 +40,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:gradients clipped - fork:lr / 10",
-            "... minus what a tenth of the step size wins back",
+            "gain from clipping minus gain from a tenth of the step size",
             above(-0.1, soft=0.2),
             "If rare huge gradients are the trouble, clipping does at least as well as making every step small.",
             weight=0.5,

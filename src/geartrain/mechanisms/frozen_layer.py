@@ -20,7 +20,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:all layers thawed",
-            "what thawing them wins",
+            "gain from letting the frozen parameters move",
             above(0.04, soft=0.04),
             "If what is frozen is needed, letting it move lowers the loss.",
             weight=2.6,

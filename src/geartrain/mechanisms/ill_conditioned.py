@@ -24,7 +24,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "edge_of_stability@max",
-            "step size x sharpness / stability threshold",
+            "step size x sharpness / stability threshold (1 = the limit)",
             above(0.3, soft=2.0, log=True),
             "In a valley the step size is already as large as the walls allow; otherwise it is simply too small.",
             weight=0.6,
@@ -32,7 +32,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "back_and_forth@middle",
-            "alternation of updates along the top eigenvector",
+            "alternation of updates along the steepest direction (1 = every step reverses)",
             above(0.55, soft=0.2),
             "Across the valley the updates go back and forth once lr x lambda > 1.",
             weight=0.5,
@@ -40,7 +40,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:L-BFGS burst",
-            "what a curvature-aware optimizer wins from the middle, at equal cost",
+            "gain from a curvature-aware optimizer (L-BFGS) from the middle on, at equal cost",
             above(0.12, soft=0.08),
             "Conjugate-gradient-like methods need about sqrt(kappa) where gradient descent needs kappa (Nocedal & Wright, thm 5.5).",
             weight=2.2,
@@ -48,7 +48,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "run:left",
-            "training loss at the end / constant predictor's",
+            "training loss at the end / loss of the best constant predictor",
             above(0.15, soft=0.1),
             "A valley is a reason for slowness only while the loss is still far from its floor.",
             weight=0.4,
@@ -57,7 +57,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:restart",
-            "what other initial weights win",
+            "gain from other initial weights",
             below(0.1, soft=0.1),
             "A valley is found from everywhere: restarts do not help, which tells it from a bad local minimum.",
             weight=0.3,

@@ -24,7 +24,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:labels shuffled",
-            "what shuffling the labels changes (0 = nothing)",
+            "gain from shuffling the labels (0 = it makes no difference)",
             above(-0.08, soft=0.06),
             "Labels without information are fitted as well, or as badly, after they are shuffled (Zhang et al. 2017, arXiv:1611.03530).",
             weight=2.2,
@@ -32,7 +32,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:labels shuffled.validation_gain",
-            "what shuffling the labels changes on the validation data (0 = nothing)",
+            "gain from shuffling the labels, on the validation data (0 = it makes no difference)",
             above(-0.2, soft=0.15),
             "A net that can memorise fits any labels; whether these held information shows where it has not seen them.",
             weight=0.3,
@@ -40,7 +40,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "run:validation_left",
-            "validation loss at the end / constant predictor's",
+            "validation loss at the end / loss of the best constant predictor",
             above(0.95, soft=0.08),
             "What was memorised does not hold elsewhere: the validation loss stays at the constant predictor's or rises above it.",
             weight=1.4,
@@ -49,7 +49,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "run:progress",
-            "share of the constant predictor's loss that the training loss has fallen below it",
+            "share of the best constant predictor's loss that training has removed",
             above(0.03, soft=0.03),
             "A run that has learnt nothing at all says nothing about its labels.",
             weight=0.4,

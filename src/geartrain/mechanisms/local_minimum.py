@@ -15,7 +15,7 @@ MECHANISM = Mechanism(
     predictions=(
         Prediction(
             "fork:restart",
-            "what the best of four restarts wins",
+            "gain from the best of four fresh starts",
             above(0.12, soft=0.1),
             "Some starts lie in better basins (Ledger 0.10).",
             weight=2.4,
@@ -23,7 +23,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:restart.success",
-            "share of restarts that win a tenth",
+            "share of fresh starts that gain at least 0.1",
             below(0.9, soft=0.2),
             "A bad minimum catches some starts and not others; where every new start does well, this one was drawn badly.",
             weight=0.0,
@@ -39,7 +39,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "run:left",
-            "training loss at the end / constant predictor's",
+            "training loss at the end / loss of the best constant predictor",
             above(0.15, soft=0.1),
             "A *bad* minimum keeps a good part of the loss.",
             weight=0.6,
@@ -48,7 +48,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "loss_slope",
-            "slope of ln(loss) against ln(step) at the end",
+            "slope of the loss at the end (ln loss per ln step, 0 = flat)",
             above(-0.1, soft=0.1),
             "At rest nothing falls any more.",
             weight=0.5,
@@ -57,7 +57,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:as long again",
-            "what going on for as long again wins",
+            "gain from going on for as long again",
             below(0.08, soft=0.06),
             "More time does not lead out of a minimum.",
             weight=0.6,
@@ -65,7 +65,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:lr / 10",
-            "what a tenth of the step size wins",
+            "gain from a tenth of the step size",
             below(0.08, soft=0.08),
             "The run is at rest, not bouncing: smaller steps change nothing.",
             weight=0.3,

@@ -15,7 +15,7 @@ MECHANISM = Mechanism(
     predictions=(
         Prediction(
             "edge_of_stability@max",
-            "step size x sharpness / stability threshold",
+            "step size x sharpness / stability threshold (1 = the limit)",
             above(0.4, soft=2.0, log=True),
             "On a quadratic the top mode grows once lr x lambda > 2 (momentum and Adam shift the threshold; Cohen et al. 2021, "
             "arXiv:2103.00065); sampling noise breaks stability earlier, from about half of it on (Wu et al. 2018).",
@@ -24,7 +24,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "run:largest_update",
-            "largest update / weights, in norm",
+            "largest update / size of the weights",
             above(0.1, soft=3.0, log=True),
             "Healthy updates change the weights by about a thousandth; one that changes them by more than a tenth leaves the "
             "neighbourhood in which its gradient meant anything.",
@@ -33,7 +33,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:lr / 10 | fork:lr / 100",
-            "what a tenth or a hundredth of the step size wins back",
+            "gain from a tenth or a hundredth of the step size",
             above(0.1, soft=0.1),
             "If overshooting is what costs the loss, smaller steps from the same start recover it.",
             weight=3.4,
@@ -41,7 +41,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:lr / 10 | fork:lr / 100 - fork:batch x 16",
-            "... minus what a 16 times larger batch wins back",
+            "gain from smaller steps minus gain from a 16 times larger batch",
             above(0.05, soft=0.15),
             "Overshooting along curvature does not care about sampling noise; a larger batch cures noise, not overshooting.",
             weight=0.4,
@@ -58,7 +58,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "predicted_decrease@middle",
-            "actual / predicted decrease of a step",
+            "decrease of the loss in a step / what its gradient promises",
             below(0.5, soft=0.25),
             "The decrease falls to half of the first-order prediction at the bottom of the parabola, and below when the "
             "step lands beyond it: 1 - lr x curvature / 2.",
@@ -67,7 +67,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "back_and_forth@middle",
-            "alternation of updates along the top eigenvector",
+            "alternation of updates along the steepest direction (1 = every step reverses)",
             above(0.6, soft=0.2),
             "1 - lr x lambda is negative, so the projection changes sign, exactly when lr x lambda > 1; momentum lengthens the "
             "period, so silence says little.",
@@ -76,7 +76,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "run:turbulence",
-            "the run diverged, or ended above its best",
+            "rise of the loss above its best (in baselines, 3 = diverged)",
             above(0.05, soft=0.1),
             "Overshooting shows as a loss that breaks or climbs back from its best level (share of the baseline).",
             weight=0.6,

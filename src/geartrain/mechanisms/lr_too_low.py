@@ -15,7 +15,7 @@ MECHANISM = Mechanism(
     predictions=(
         Prediction(
             "fork:lr x 10 | fork:lr x 100 | fork:lr x 1000 | fork:lr x 10000",
-            "what ten to ten thousand times the step size wins",
+            "gain from ten to ten thousand times the step size",
             above(0.1, soft=0.08),
             "If pace is all that is missing, larger steps from the same start get further in the same number of steps; how much "
             "larger they may be is what step size x sharpness says.",
@@ -24,7 +24,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:lr x 10.validation_gain | fork:lr x 100.validation_gain | fork:lr x 1000.validation_gain",
-            "the same on the validation data",
+            "gain from ten to a thousand times the step size, on the validation data",
             above(-0.02, soft=0.05),
             "More pace helps everywhere; a gain in training loss alone is memorising sooner.",
             weight=0.2,
@@ -32,7 +32,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "edge_of_stability@max",
-            "step size x sharpness / stability threshold",
+            "step size x sharpness / stability threshold (1 = the limit)",
             below(0.15, soft=30.0, log=True),
             "Gradient descent contracts a mode by 1 - lr x lambda: far below the threshold of 2 even the stiffest mode crawls.",
             weight=1.8,
@@ -40,7 +40,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "step_length_gauge@middle",
-            "where steps land on their own parabola (-1 stay, 0 bottom)",
+            "where steps land on their own parabola (-1 = hardly moved, 0 = bottom)",
             below(-0.6, soft=0.3),
             "alpha = lr x curvature along the step - 1 for gradient descent: close to -1 when steps are far too short "
             "(Schneider et al. 2021, arXiv:2102.06604).",
@@ -49,7 +49,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "run:left",
-            "training loss at the end / constant predictor's",
+            "training loss at the end / loss of the best constant predictor",
             above(0.3, soft=0.2),
             "Steps that are too short matter only while much of the loss is left.",
             weight=0.5,

@@ -39,7 +39,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:biases added",
-            "what biases win",
+            "gain from adding biases",
             above(0.04, soft=0.04),
             "With biases the offset is learnt in a few steps.",
             weight=2.8,

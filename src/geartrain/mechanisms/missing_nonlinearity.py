@@ -27,7 +27,7 @@ MECHANISM = Mechanism(
     predictions=(
         Prediction(
             "input_affinity@start",
-            "deviation of the net from an affine map",
+            "how far the net bends away from an affine (linear plus constant) map",
             below(0.001, soft=10.0, log=True),
             "A composition of affine maps is affine, exactly.",
             weight=1.6,
@@ -35,7 +35,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:rectifiers between layers",
-            "what rectifiers between the layers win",
+            "gain from rectifiers between the layers",
             above(0.05, soft=0.05),
             "If the task is not linear, nonlinearity lowers the loss.",
             weight=3.4,

@@ -12,7 +12,7 @@ MECHANISM = Mechanism(
     predictions=(
         Prediction(
             "gradient_fidelity@middle",
-            "cosine of the used gradient with that of the batch",
+            "cosine between the gradient that is used and the batch's own",
             below(0.8, soft=0.2),
             "A cleared gradient is the batch's own, so the cosine is 1 to rounding.",
             weight=1.6,
@@ -28,7 +28,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:gradients cleared | fork:gradients cleared, lr x 10",
-            "what clearing them wins, at this step size or at ten times it",
+            "gain from clearing the gradients, at this step size or ten times it",
             above(0.05, soft=0.05),
             "Clearing before every step makes it gradient descent again. The sum over all steps is many times one gradient, so "
             "a step size that was found with it may be too small without it.",

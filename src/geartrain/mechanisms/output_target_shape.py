@@ -34,7 +34,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:targets reshaped",
-            "what matching shapes win",
+            "gain from matching shapes",
             above(0.03, soft=0.05),
             "With matching shapes each output is compared with its own target.",
             weight=1.4,

@@ -40,7 +40,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "train_validation_gap@end",
-            "validation loss - training loss, over the baseline",
+            "(validation loss - training loss) / baseline",
             above(0.25, soft=0.15),
             "Fitting particulars lowers the training loss only.",
             weight=1.2,
@@ -48,7 +48,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:weight decay.validation_gain",
-            "what decay and stopping early win on the validation data",
+            "gain from weight decay and stopping early, on the validation data",
             above(0.04, soft=0.04),
             "A penalty on the weights keeps particulars from being fitted.",
             weight=1.2,

@@ -19,7 +19,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "run:validation_left",
-            "validation loss at the end / constant predictor's",
+            "validation loss at the end / loss of the best constant predictor",
             below(0.5, soft=0.25),
             "With the answer in sight the loss becomes suspiciously good, on validation data too.",
             weight=0.8,
@@ -28,7 +28,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "leak_price@end",
-            "loss that the net has without the leak - with it, over the baseline",
+            "rise of the loss when the leak is closed (in baselines)",
             above(0.2, soft=0.15),
             "Take the leak away (later inputs hidden, the feature scrambled) and the loss goes up.",
             weight=1.6,

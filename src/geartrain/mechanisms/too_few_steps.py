@@ -15,7 +15,7 @@ MECHANISM = Mechanism(
     predictions=(
         Prediction(
             "fork:as long again",
-            "what going on for as long again wins",
+            "gain from going on for as long again",
             above(0.12, soft=0.08),
             "If time is all that is missing, the same run unchanged goes on to win.",
             weight=2.6,
@@ -23,7 +23,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "loss_slope",
-            "slope of ln(loss) against ln(step) at the end",
+            "slope of the loss at the end (ln loss per ln step, 0 = flat)",
             below(-0.15, soft=0.15),
             "A run near its floor has slope 0; power-law descent keeps a constant slope.",
             weight=0.9,
@@ -32,7 +32,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "endpoint_certificate@end",
-            "what a Newton step would still win (share of the loss)",
+            "share of the loss that a Newton step would still remove",
             above(0.1, soft=3.0, log=True),
             "The end point is no minimum: the quadratic model promises more (Ledger 1.26).",
             weight=0.5,
@@ -40,7 +40,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:lr x 10",
-            "what ten times the step size wins",
+            "gain from ten times the step size",
             below(0.12, soft=0.12),
             "If larger steps did the same in the same time, pace would be the cause, not time.",
             weight=0.2,

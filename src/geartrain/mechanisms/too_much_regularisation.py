@@ -30,7 +30,7 @@ MECHANISM = Mechanism(
     predictions=(
         Prediction(
             "fork:no regularisation",
-            "what training without decay and dropout wins",
+            "gain from training without weight decay and dropout",
             above(0.1, soft=0.08),
             "If regularisation holds the loss up, it falls once that is gone.",
             weight=2.8,
@@ -38,7 +38,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "run:regularised",
-            "pull of the decay / loss gradient, or the dropout rate, whichever is larger",
+            "pull of the weight decay / pull of the loss, or the dropout rate (the larger of the two)",
             above(0.4, soft=2.0, log=True),
             "At the equilibrium of decay and gradient the two balance along the weights: the ratio is 1.",
             weight=1.2,
@@ -46,7 +46,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "run:left",
-            "training loss at the end / constant predictor's",
+            "training loss at the end / loss of the best constant predictor",
             above(0.3, soft=0.2),
             "Too much means that the training data themselves are not fitted.",
             weight=0.5,

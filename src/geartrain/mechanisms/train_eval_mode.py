@@ -42,7 +42,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:modes put right.validation_gain",
-            "what the right modes win on the validation data",
+            "gain from the right modes, on the validation data",
             above(0.0, soft=0.05),
             "With the right modes the validation loss is that of the net that was trained.",
             weight=0.5,

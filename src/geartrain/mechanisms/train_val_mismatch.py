@@ -43,7 +43,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "train_validation_gap@end",
-            "validation loss - training loss, over the baseline",
+            "(validation loss - training loss) / baseline",
             above(0.2, soft=0.15),
             "What was learnt on one distribution does not hold on the other.",
             weight=0.8,
@@ -51,7 +51,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:split anew.validation_gain",
-            "what a fresh random split wins on the validation data",
+            "gain from a fresh random split, on the validation data",
             above(0.08, soft=0.06),
             "After pooling and splitting at random the two are alike.",
             weight=2.2,

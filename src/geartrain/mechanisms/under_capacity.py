@@ -23,7 +23,7 @@ MECHANISM = Mechanism(
     predictions=(
         Prediction(
             "run:left",
-            "training loss at the end / constant predictor's",
+            "training loss at the end / loss of the best constant predictor",
             above(0.25, soft=0.15),
             "What a net cannot represent stays in the training loss (Eckart-Young in the linear case; Ledger 0.19).",
             weight=0.6,
@@ -32,7 +32,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:four times as wide",
-            "what four times the width wins",
+            "gain from four times the width",
             above(0.12, soft=0.08),
             "If capacity is the limit, width removes it, on the same data with the same training.",
             weight=2.8,
@@ -40,7 +40,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:four times as wide.validation_gain",
-            "... and what it wins on the validation data",
+            "gain from four times the width, on the validation data",
             above(0.04, soft=0.04),
             "What a larger net can represent and a small one cannot holds on other data too; else it has only memorised more.",
             weight=0.2,
@@ -48,7 +48,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:as long again",
-            "what going on for as long again wins",
+            "gain from going on for as long again",
             below(0.1, soft=0.08),
             "At a floor set by capacity little is left to gain, however long the run goes on.",
             weight=0.6,
@@ -56,7 +56,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:restart",
-            "what other initial weights win",
+            "gain from other initial weights",
             below(0.08, soft=0.08),
             "A floor set by capacity is met from every start.",
             weight=0.6,

@@ -15,7 +15,7 @@ MECHANISM = Mechanism(
     predictions=(
         Prediction(
             "input_conditioning.gain_from_standardising@start",
-            "condition number of the inputs, raw / standardised",
+            "condition number of the inputs / the same once standardised",
             above(10.0, soft=4.0, log=True),
             "The Hessian of a linear first layer contains the inputs' second-moment matrix: its condition number multiplies "
             "gradient descent's number of steps (LeCun et al. 1998, Efficient BackProp).",
@@ -32,7 +32,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:inputs standardised | fork:inputs and targets standardised",
-            "what standardised inputs win",
+            "gain from standardised inputs",
             above(0.07, soft=0.07),
             "Standardising removes the spread of scales and changes nothing else.",
             weight=2.6,

@@ -21,7 +21,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:targets standardised | fork:inputs and targets standardised",
-            "what standardised targets win (each against its own baseline)",
+            "gain from standardised targets (each against its own baseline)",
             above(0.1, soft=0.1),
             "On targets of mean 0 and variance 1 the net starts where it can learn at once.",
             weight=2.6,

@@ -26,7 +26,7 @@ MECHANISM = Mechanism(
     predictions=(
         Prediction(
             "data_order@start",
-            "variance of the labels between batches / under random order",
+            "variance of the labels between batches / the same in random order",
             above(4.0, soft=2.0, log=True),
             "Random batches of size b have a label mean with variance sigma^2 / b: a ratio of 1; sorted data up to b.",
             weight=1.8,
@@ -34,7 +34,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:shuffled order",
-            "what shuffling wins",
+            "gain from shuffling",
             above(0.06, soft=0.05),
             "Random batches are unbiased: the pull towards the current class is gone.",
             weight=2.4,
@@ -49,5 +49,13 @@ MECHANISM = Mechanism(
     remedy="Shuffle the training data in every epoch.",
     remedy_forks=("shuffled order",),
     principled="sampling theory",
-    upstream_of=("lr_too_high", "batch_too_small", "overfitting", "exploding_gradients", "local_minimum"),
+    upstream_of=(
+        "lr_too_high",
+        "batch_too_small",
+        "overfitting",
+        "exploding_gradients",
+        "local_minimum",
+        "too_few_steps",
+        "dead_relu",
+    ),
 )

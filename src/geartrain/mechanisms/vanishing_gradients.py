@@ -18,8 +18,8 @@ MECHANISM = Mechanism(
     statement="The backward signal shrinks by a factor at every layer, so the first layers hardly move while the last ones cannot do the work alone.",
     predictions=(
         Prediction(
-            "gradient_flow.growth_per_layer@start",
-            "log growth of the gradient per layer, going back",
+            "run:gradient_shrinkage",
+            "growth of the gradient per layer, going backwards (log of the factor)",
             below(-0.5, soft=0.4),
             "A product of layer Jacobians with gain g per layer shrinks as g to the depth; for sigmoids g is at most 1/4 of the "
             "weight gain (Glorot & Bengio 2010; Ledger 0.14).",
@@ -28,7 +28,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "gradient_flow.first_to_last@start",
-            "relative gradient of the first layer / of the last",
+            "gradient of the first layer / of the last (each relative to its weights)",
             below(0.03, soft=5.0, log=True),
             "With equal relative gradients all layers learn at one pace; a ratio below a few per cent means that the first stand still.",
             weight=1.2,
@@ -36,7 +36,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "run:left",
-            "training loss at the end / constant predictor's",
+            "training loss at the end / loss of the best constant predictor",
             above(0.5, soft=0.3),
             "A net whose first layers stand still stays near the constant predictor.",
             weight=0.5,
@@ -45,7 +45,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:rectifiers | fork:rectifiers, lr / 10",
-            "what rectifiers with matching initial weights win",
+            "gain from rectifiers with matching initial weights",
             above(0.1, soft=0.1),
             "He initialisation with rectifiers keeps the backward variance at 1 per layer (He et al. 2015, arXiv:1502.01852).",
             weight=2.0,
@@ -53,7 +53,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:rectifiers | fork:rectifiers, lr / 10 - fork:restart",
-            "... minus what fresh weights in the same net win",
+            "gain from rectifiers minus gain from fresh weights in the same net",
             above(0.05, soft=0.1),
             "If depth and activations shrink the signal, they do so from every start; where new weights are enough, the old "
             "ones were at fault.",

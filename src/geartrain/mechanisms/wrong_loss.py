@@ -38,7 +38,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:suitable loss",
-            "share of its own baseline that the suitable loss wins more",
+            "gain from a suitable loss (each against its own baseline)",
             above(0.05, soft=0.1),
             "With the loss that suits the targets the same net gets closer to its optimum.",
             weight=1.0,

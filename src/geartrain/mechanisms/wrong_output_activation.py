@@ -28,7 +28,7 @@ MECHANISM = Mechanism(
         ),
         Prediction(
             "fork:output activation removed",
-            "what removing it wins",
+            "gain from removing the output activation",
             above(0.05, soft=0.05),
             "Without the bound the same net can reach the targets.",
             weight=2.6,

@@ -107,4 +107,6 @@ def _log_ticks(low: float, high: float, count: int) -> list[float]:
         return decades[::stride]
     steps = [m * 10.0**k for k in range(first, last + 1) for m in (1, 2, 5)]
     fine = [t for t in steps if low <= t <= high]
+    if len(fine) > 2 * count and len(decades) >= 2:
+        return decades  # the others would stand on each other
     return fine if len(fine) >= 2 else _linear_ticks(low, high, count - 1)

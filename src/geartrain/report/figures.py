@@ -164,7 +164,7 @@ def spectrum(density: Measurement, key: str, width: int) -> Markup | None:
         [
             _negative_side(x_axis, frame),
             _grid(y_axis, frame),
-            _x_ticks(x_axis, frame, f"eigenvalue{_bracketed(density.unit)}", rug=True),
+            _x_ticks(x_axis, frame, f"eigenvalue{_bracketed(eigenvalue_unit(density))}", rug=True),
             _clip(frame, f"{key}-clip{width}"),
             Markup(
                 '<g clip-path="url(#{})"><path class="band" d="{}"/><path class="line a" d="{}"/></g>'
@@ -175,6 +175,17 @@ def spectrum(density: Measurement, key: str, width: int) -> Markup | None:
     title = "Spectral density of the Hessian"
     text = f"{values.size} grid points from {number(float(grid.min()))} to {number(float(grid.max()))}."
     return _svg(frame, inner, title=title, description=text, key=f"{key}-spectrum{width}")
+
+
+def eigenvalue_unit(density: Measurement) -> str:
+    """Unit of the eigenvalues under a density, which itself is counted per unit of eigenvalue.
+
+    >>> from geartrain.records import State, Status
+    >>> eigenvalue_unit(Measurement("hessian_density", 0.0, "θ²/ℓ", Status(State.EXACT, "")))
+    'ℓ/θ²'
+    """
+    above, slash, below = density.unit.partition("/")
+    return f"{below}/{above}" if slash else density.unit
 
 
 def _fork_chart(fork: ForkResult, siblings: Sequence[ForkResult], key: str) -> Figure:

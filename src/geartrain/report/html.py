@@ -118,7 +118,10 @@ def _eigenvalues(density: Measurement | None) -> list[tuple[str, str]]:
     """What is known about single eigenvalues, as names and values."""
     if density is None:
         return []
-    details, unit = density.details, f" in {density.unit}" if words.unit_suffix(density.unit) else ""
+    details, unit = (
+        density.details,
+        f" ({figures.eigenvalue_unit(density)})" if words.unit_suffix(density.unit) else "",
+    )
     facts = [
         (f"largest{unit}", _with_residuals(details.get("eigenvalues"), details.get("residuals"))),
         (f"smallest{unit}", _with_residuals(details.get("smallest"), None)),
@@ -133,11 +136,14 @@ def _with_residuals(values: Any, residuals: Any) -> str:
     """The first few numbers with their residuals."""
     numbers = [] if values is None else np.ravel(np.asarray(values, dtype=float)).tolist()
     left = [] if residuals is None else np.ravel(np.asarray(residuals, dtype=float)).tolist()
+    # Lanczos gives all of them one bound: said once, it does not drown the numbers.
+    common = len(left) >= len(numbers) > 1 and max(left) <= 1.01 * min(left)
     parts = [
-        words.number(v) + (f" (residual {words.number(left[i], 2)})" if i < len(left) else "")
+        words.number(v) + (f" (residual {words.number(left[i], 2)})" if i < len(left) and not common else "")
         for i, v in enumerate(numbers[:8])
     ]
-    return ", ".join(parts) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
+    more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
+    return ", ".join(parts) + more + (f" (residual of each {words.number(left[0], 2)})" if common else "")
 
 
 def _heaviest_weight(diagnosis: Diagnosis) -> float:

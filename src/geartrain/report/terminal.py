@@ -33,8 +33,9 @@ def render(diagnosis: Diagnosis) -> str:
 
 def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
     """Print the diagnosis on a console, in colour where the console has any."""
+    width = min(console.width, _WIDEST)  # longer lines are hard to read
     for block in _blocks(diagnosis):
-        console.print(block, soft_wrap=False, highlight=False, markup=False, emoji=False)
+        console.print(block, width=width, soft_wrap=False, highlight=False, markup=False, emoji=False)
 
 
 def _blocks(diagnosis: Diagnosis) -> list[RenderableType]:
@@ -100,7 +101,9 @@ def _remedy(finding: Finding, diagnosis: Diagnosis) -> Text:
     text = _paragraph("Remedy:", finding.remedy or "none is known.")
     fork = words.remedy_fork(diagnosis, finding)
     name = f"Fork “{words.plain(fork.name)}”: " if fork else "Effect: "
-    text.append(f"\n{name}{_effect(finding)}.")
+    ends = words.from_to(fork) if fork and fork.gain == finding.remedy_effect else ""
+    losses = f"training loss {ends}, " if ends else ""
+    text.append(f"\n{name}{losses}{_effect(finding)}.")
     return text
 
 
@@ -142,8 +145,9 @@ def _paragraph(head: str, body: str) -> Text:
     """A paragraph that starts in bold and is set off by an empty line."""
     text = _text("\n")
     if head:
-        text.append(f"{words.plain(head)} ", style="bold")
-    return text.append(words.plain(body))
+        text.append(words.plain(head), style="bold")
+    space = "" if not head or body.startswith("\n") else " "
+    return text.append(space + words.plain(body))
 
 
 def _text(content: str, style: str = "") -> Text:

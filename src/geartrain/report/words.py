@@ -13,6 +13,8 @@ from geartrain.diagnosis.result import Diagnosis
 from geartrain.records import Finding, ForkResult, Gear, Measurement, Verdict, format_number
 
 GLYPHS: dict[Verdict, str] = {"kept": "✓", "broken": "✗", "unclear": "~", "not measured": "·"}
+# Notes that only repeat the verdict.
+_NO_REASON = ("not measured", "not tried")
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # Terminals act on these (colours, cursor moves, reversed text); no name of a run needs them.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -59,7 +61,8 @@ def with_error(value: float, error: float, unit: str = "1") -> str:
     ('0.00 ± 0.24', '0.02673 ± 0.00062', '−0.6 ± 1.1')
     """
     suffix = unit_suffix(unit)
-    if not math.isfinite(value) or error == 0:
+    # Below the rounding of a double an error says nothing.
+    if not math.isfinite(value) or error <= 1e-9 * abs(value):
         return (short_number(value) if _whole(value) else number(value)) + suffix
     if math.isnan(error):
         return f"{number(value)}{suffix} (error unknown)"
@@ -112,6 +115,8 @@ def gain_judgement(effect: float | None, error: float | None) -> str:
         return "error unknown"
     if abs(effect) <= 2 * error:
         return "within two standard errors of no change"
+    if effect > 1.02:
+        return "of the baseline loss won back (the original had climbed above the baseline)"
     return "of the baseline loss won back" if effect > 0 else "worse: this change does harm here"
 
 
@@ -249,8 +254,40 @@ def why_not(finding: Finding) -> str:
     if gear is not None:
         return f"{plain(gear.title)}: expected {plain(gear.expected)}, measured {measured(gear)}"
     if any(g.verdict != "not measured" for g in finding.predictions):
-        return "no gear is clearly broken, but none speaks for it"
-    return "none of its gears could be measured"
+        return "nothing measured speaks clearly against it, but nothing speaks for it"
+    return f"not judged: {_reasons(finding) or 'none of its predictions could be measured'}"
+
+
+def _reasons(finding: Finding) -> str:
+    """Why its gears were not measured, each reason once."""
+    notes = [plain(g.note).strip().rstrip(".") for g in finding.predictions]
+    return "; ".join(list(dict.fromkeys(n for n in notes if n and not n.startswith(_NO_REASON)))[:2])
+
+
+def end_losses(fork: ForkResult) -> tuple[float, float] | None:
+    """Loss of the original and of the fork where they end, or None where neither is finite."""
+    if not len(fork.reference) or not len(fork.losses):
+        return None
+    ends = float(fork.reference[-1]), float(fork.losses[-1])
+    return ends if any(map(math.isfinite, ends)) else None
+
+
+def from_to(fork: ForkResult) -> str:
+    """``3.98 → 1.00``: where the original ends, where the fork does; nothing where that is not known."""
+    ends = end_losses(fork)
+    return " → ".join(_end(x) for x in ends) if ends else ""
+
+
+def _end(loss: float) -> str:
+    return number(loss) if math.isfinite(loss) else "not finite"
+
+
+def length(fork: ForkResult) -> str:
+    """How far a fork went, and how far it was meant to go if the budget ended it."""
+    planned = float(fork.details.get("planned", math.nan))
+    if fork.complete or not planned > fork.steps:
+        return count(fork.steps, "step")
+    return f"{fork.steps:,} of {planned:,.0f} steps: the budget ended it"
 
 
 def remedy_fork(diagnosis: Diagnosis, finding: Finding) -> ForkResult | None:

@@ -109,10 +109,18 @@ class Checkpoint:
     def nbytes(self) -> int:
         """Memory that it holds, in bytes (tensors only)."""
         total = sum(
-            t.value.nbytes + (t.grad_value.nbytes if t.grad_value is not None else 0) for t in self.tensors
+            _nbytes(t.value) + (_nbytes(t.grad_value) if t.grad_value is not None else 0)
+            for t in self.tensors
         )
         state = self.optimizer_state["state"].values()
-        return total + sum(v.nbytes for entry in state for v in entry.values() if isinstance(v, Tensor))
+        return total + sum(_nbytes(v) for entry in state for v in entry.values() if isinstance(v, Tensor))
+
+
+def _nbytes(tensor: Tensor) -> int:
+    """Memory of a tensor; of a sparse gradient (of an embedding), that of its entries."""
+    if tensor.is_sparse:
+        return tensor._indices().nbytes + tensor._values().nbytes
+    return tensor.nbytes
 
 
 SETTINGS = (

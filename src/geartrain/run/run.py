@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,10 +44,11 @@ class Branch:
         complete: False when the deadline ended it.
     """
 
-    steps: np.ndarray
-    losses: np.ndarray
-    validation: np.ndarray | None
-    history: History
+    # Left out of repr: in a notebook they would bury what can be read.
+    steps: np.ndarray = field(repr=False)
+    losses: np.ndarray = field(repr=False)
+    validation: np.ndarray | None = field(repr=False)
+    history: History = field(repr=False)
     taken: int
     seconds: float
     complete: bool
@@ -539,7 +540,7 @@ class Run:
 
     @property
     def total_steps(self) -> int | None:
-        """Optimizer steps in the whole run, where it is known beforehand."""
+        """Optimizer steps in the whole run, where it is known (of a stream: once an epoch has been read)."""
         per_epoch = self.stream.steps_per_epoch
         return None if per_epoch is None else per_epoch * self.epochs
 

@@ -130,7 +130,7 @@ class Stream:
         """One batch of the loader; ``None`` (and the end of the epoch, unless held back) when there are no more."""
         if self._iterator is None:
             self._iterator = self._open()
-        batch = next(self._iterator, None)
+        batch = _batches.plain(next(self._iterator, None))
         if batch is None:
             if self.taken == 0:
                 raise InputError(
@@ -243,6 +243,6 @@ def first_batches(data: Any, count: int) -> Callable[[], list[Any]]:
     def read() -> list[Any]:
         batches: Any = data(0) if callable(data) else data
         iterator = iter(batches)
-        return [batch for _, batch in zip(range(count), iterator, strict=False)]
+        return [_batches.plain(batch) for _, batch in zip(range(count), iterator, strict=False)]
 
     return read
