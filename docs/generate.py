@@ -7,7 +7,12 @@ from pathlib import Path
 from geartrain import instruments, mechanisms
 
 HERE = Path(__file__).parent
-SUBJECTS = {"objective": "an objective", "run": "a run", "history": "a run's history"}
+SUBJECTS = {
+    "objective": "an objective",
+    "run": "a run",
+    "history": "a run's history",
+    "data": "the data of either",
+}
 
 
 def instruments_page() -> str:

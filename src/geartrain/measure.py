@@ -53,6 +53,8 @@ def subject_for(needs: str, subject: Objective | Run, name: str) -> Any:
     Raises:
         InputError: It needs a run or a history, and an objective was given.
     """
+    if needs == "data":
+        return subject
     if needs == "objective":
         return subject.objective() if isinstance(subject, Run) else subject
     if not isinstance(subject, Run):

@@ -13,7 +13,8 @@ from geartrain.records import Gear
 
 def evidence(*, steps: int, complete: bool, forks: bool) -> Any:
     watched = SimpleNamespace(steps=steps, complete=complete)
-    return SimpleNamespace(watched=watched, forks={"lr / 10": object()} if forks else {})
+    history = SimpleNamespace(failure=None)
+    return SimpleNamespace(watched=watched, history=history, forks={"lr / 10": object()} if forks else {})
 
 
 @pytest.mark.parametrize(

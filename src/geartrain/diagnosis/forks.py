@@ -150,7 +150,7 @@ def _reading_at_end(intervention: Intervention, noted: dict[str, float], seed: i
     def conclude(run: Run) -> None:
         for name in intervention.measure:
             function = instruments.get(name)
-            subject = run if function.spec.needs == "run" else run.objective(probe=256)
+            subject = run if function.spec.needs in {"run", "data"} else run.objective(probe=256)
             noted[name] = float(function(subject, generator=torch.Generator().manual_seed(seed)))
 
     return conclude

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from geartrain.errors import InputError
 from geartrain.records import Cost, Measurement
 
-Needs = Literal["objective", "run", "history"]
+Needs = Literal["objective", "run", "history", "data"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Spec:
 
     Attributes:
         name: Its name, also of its file.
-        needs: What it is a function of: an `Objective`, a `Run` (it takes steps and restores), or a `History`.
+        needs: What it is a function of: an `Objective`, a `Run` (it takes steps and restores), a `History`, or the
+            ``"data"`` of either an objective or a run (the model is not asked).
         unit: Unit of its value.
         summary: First line of its docstring.
         price: ``price(subject, **options) -> Cost``: what it will spend.

@@ -28,7 +28,7 @@ RARE = 0.01
 """A feature that leaves its usual value in fewer examples than this share tells nothing about its scale."""
 
 
-@instrument(needs="objective", unit="1", price=data_price)
+@instrument(needs="data", unit="1", price=data_price)
 def feature_scales(
     subject: Objective | Run,
     *,

@@ -41,7 +41,7 @@ EXPLAINED = 0.9
 MOST_FEATURES = 8192
 
 
-@instrument(needs="objective", unit="1", price=data_price)
+@instrument(needs="data", unit="1", price=data_price)
 def input_conditioning(
     subject: Objective | Run,
     *,

@@ -25,7 +25,7 @@ from geartrain.records import Measurement
 from geartrain.run import Run
 
 
-@instrument(needs="objective", unit="1", price=data_price)
+@instrument(needs="data", unit="1", price=data_price)
 def target_scale(
     subject: Objective | Run,
     *,

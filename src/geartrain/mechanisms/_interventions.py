@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -334,10 +335,25 @@ CLIPPED = Intervention(
 )
 
 
+LBFGS_SECONDS = 1.5
+"""One step of L-BFGS (some 25 gradients) cannot be interrupted, so it must not take longer than this."""
+
+
+def _affordable(run: Run) -> int:
+    """Examples in a batch on which a step of L-BFGS takes at most `LBFGS_SECONDS`."""
+    objective = run.objective(probe=64)
+    objective.gradient()
+    started = time.perf_counter()
+    objective.gradient()
+    per_example = max(time.perf_counter() - started, 1e-6) / objective.num_examples
+    return int(LBFGS_SECONDS / (25 * per_example))
+
+
 def _lbfgs(run: Run) -> Change:
     need(run.user_step is None, "the run's own step(batch) decides the optimizer")
     inputs, targets = whole_training_data(run)
-    size = min(_batches.size_of(targets), 2048)
+    size = min(_batches.size_of(targets), 2048, _affordable(run))
+    need(size >= 64, "one step of it would take too long on this model")
 
     def prepare(fork: Run) -> None:
         fork.replace_data(train=_batches.take((inputs, targets), slice(0, size)))
