@@ -63,12 +63,9 @@ class Linearization:
         self.point = point.kept()
         self.params = None if params is None else params.detach().clone()
         weighted = objective._weighted()
-        first, size = self._measured(weighted[0][1])
-        self.retained = size * len(weighted) <= RETAIN_BYTES
-        self.graph_bytes = size * (len(weighted) if self.retained else 1)
-        self.graphs = [(weighted[0][0], first)]
-        if self.retained:
-            self.graphs += [(w, self._graph(b)) for w, b in weighted[1:]]
+        # One graph is kept in any case; measuring it, which takes another, only decides about several.
+        self.retained = len(weighted) == 1 or self._bytes(weighted[0][1]) * len(weighted) <= RETAIN_BYTES
+        self.graphs = [(w, self._graph(b)) for w, b in weighted] if self.retained else []
 
     def gradient(self) -> Tensor:
         """The gradient, shape (params,)."""
@@ -98,8 +95,8 @@ class Linearization:
             grads = grad(loss, variables, create_graph=True, allow_unused=True, materialize_grads=True)
         return variables, grads
 
-    def _measured(self, batch: Any) -> tuple[Any, int]:
-        """The graph of one batch and the bytes it holds on to, apart from parameters and data."""
+    def _bytes(self, batch: Any) -> int:
+        """Bytes that the graph of one batch holds on to. It is thrown away: hooks would keep versions unchecked."""
         sizes: dict[int, int] = {}
 
         def note(tensor: Tensor) -> Tensor:
@@ -108,8 +105,7 @@ class Linearization:
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             self._graph(batch)
-        # Built again without the hooks: they would keep the parameters' versions from being checked.
-        return self._graph(batch), sum(sizes.values())
+        return sum(sizes.values())
 
 
 class GaussNewton:

@@ -104,7 +104,6 @@ def diagnose(
         seed,
         progress or (lambda share, words: None),
     )
-    size = run.probe_size
     with kernels.eager(), preserved(), run.preserved():
         _rewind(run)
         seed_all(seed)
@@ -118,9 +117,7 @@ def diagnose(
                 _spectrum(session)
         except KeyboardInterrupt:
             session.interrupted = True
-        diagnosis = _conclude(session, reproduce or _code(run, budget, seed))
-    run.probe_size = size
-    return diagnosis
+        return _conclude(session, reproduce or _code(run, budget, seed))
 
 
 # ---------------------------------------------------------------------- stages
@@ -165,17 +162,6 @@ def _watch(session: _Session) -> None:
             f"The loss of {run.name} is not finite before the first step; check the data and the initial weights."
         )
     _set_baseline(session)
-
-
-def _fit_probe(session: _Session) -> None:
-    """Shrink the probe until evaluating it costs at most 1/500 of the budget: it is evaluated some hundred times."""
-    run = session.run
-    while run.probe_size > 64:
-        run.probe_losses("train")  # the first call also reads the data
-        started = time.perf_counter()
-        if run.probe_losses("train") is None or time.perf_counter() - started < session.budget / 500:
-            return
-        run.probe_size //= 2
 
 
 def _interventions(found: list[Mechanism]) -> dict[str, Any]:

@@ -79,8 +79,6 @@ def _marks(evidence: Evidence, intervention: Intervention, origin: Checkpoint) -
     """Steps of the original, relative to the fork's origin, at which the two are compared."""
     watched = evidence.watched
     limit = evidence.fork_steps or watched.steps
-    if intervention.steps is not None:
-        return sorted({round(s) for s in np.linspace(0, intervention.steps, 6)})
     if intervention.beyond:
         return sorted({round(s) for s in np.linspace(0, min(limit, max(watched.steps, 1)), 10)})
     end = watched.marks[-1]

@@ -116,7 +116,6 @@ class Intervention:
         stretch: Steps in the fork per step of the original with which it is compared (8 for an eighth of the batch:
             the same number of examples).
         beyond: Leaves from the end and goes on for as long as the run has taken; compared with the end itself.
-        steps: Fixed number of steps, instead of as many as the original took from there.
         tries: How often it is tried, each time with new random numbers; the best counts, and the share of tries
             that recover a tenth of the baseline is noted as ``success``.
         measure: Instruments read at the end of the fork; their values are noted under their names.
@@ -128,7 +127,6 @@ class Intervention:
     at: Point = "start"
     stretch: float = 1.0
     beyond: bool = False
-    steps: int | None = None
     tries: int = 1
     measure: tuple[str, ...] = ()
 

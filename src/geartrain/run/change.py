@@ -205,19 +205,6 @@ def _need_own_loop(run: Run, what: str) -> None:
         )
 
 
-def batch_inputs(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A function of the inputs as a function of the batch ``(inputs, targets)``."""
-
-    def transform(batch: Any) -> Any:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise InputError(
-                "The batches are not (inputs, targets); the change of the inputs cannot be made."
-            )
-        return (change(batch[0]), batch[1])
-
-    return transform
-
-
 def make_change(**changes: Any) -> Change:
     """A `Change` from keywords.
 
