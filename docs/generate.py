@@ -9,6 +9,7 @@ from geartrain import instruments, mechanisms
 HERE = Path(__file__).parent
 SUBJECTS = {
     "objective": "an objective",
+    "pair": "two objectives",
     "run": "a run",
     "history": "a run's history",
     "data": "the data of either",

@@ -32,7 +32,7 @@ def test_generated_page_is_current(page: str) -> None:
 
 def test_every_instrument_has_a_test_of_its_own() -> None:
     told = "\n".join(
-        p.read_text(encoding="utf-8") for p in (ROOT / "tests" / "instruments").glob("test_*.py")
+        p.read_text(encoding="utf-8") for p in (ROOT / "tests" / "instruments").rglob("test_*.py")
     )
     missing = [name for name in gt.instruments.names() if not re.search(rf"\b{name}\(", told)]
     assert not missing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,6 +27,7 @@ def measure(
 
     Args:
         subject: An `Objective`, or a `Run` (whose objective and history serve the instruments that need those).
+            Instruments that compare two states need ``other``; of a run it is by default its state before training.
         names: Names of instruments (`instruments.names` lists them); one or several.
         generator: Source of randomness; seeded with 0 if omitted.
         budget: For each instrument: a number of products, a time such as ``"5s"``, or nothing.
@@ -36,12 +38,14 @@ def measure(
 
     Raises:
         UnknownNameError: There is no such instrument.
-        InputError: An instrument needs a run, and an objective was given.
+        InputError: An instrument needs a run, and an objective was given; or it needs ``other``.
     """
     results = {}
     for name in [names] if isinstance(names, str) else names:
         function = instruments.get(name)
         chosen = subject_for(function.spec.needs, subject, name)
+        if function.spec.needs == "pair" and options.get("other") is None:
+            options = {**options, "other": reference_for(subject, name)}
         source = generator if generator is not None else torch.Generator().manual_seed(0)
         results[name] = function(chosen, generator=source, budget=budget, **options)
     return results
@@ -55,8 +59,25 @@ def subject_for(needs: str, subject: Objective | Run, name: str) -> Any:
     """
     if needs == "data":
         return subject
-    if needs == "objective":
+    if needs in {"objective", "pair"}:
         return subject.objective() if isinstance(subject, Run) else subject
     if not isinstance(subject, Run):
         raise InputError(f"{name} is a quantity of a run; pass a geartrain.Run instead of an Objective.")
     return subject if needs == "run" else subject.history
+
+
+def reference_for(subject: Objective | Run, name: str) -> Objective:
+    """What a comparison is made with unless the user says otherwise: the run before its first step.
+
+    Raises:
+        InputError: An objective has no past.
+    """
+    if not isinstance(subject, Run):
+        raise InputError(
+            f"{name} compares two states; pass other=: an Objective, a model, or a vector of parameters. "
+            "Of a geartrain.Run it is the state before training."
+        )
+    with subject.preserved() as here:
+        subject.restore(subject.origin or here)
+        model = copy.deepcopy(subject.model)
+    return subject.objective().of(model)

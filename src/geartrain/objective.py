@@ -21,10 +21,9 @@ from geartrain._torch import batches as _batches
 from geartrain._torch import flat, kernels, per_example, rng
 from geartrain._torch.finite import first_nonfinite_module
 from geartrain._torch.linearization import GaussNewton, Linearization, Point
+from geartrain._torch.loss import Loss, LossModule, SupervisedLoss, check_scalar, loss_of
 from geartrain.errors import InputError, NonFiniteError, UnsupportedError
 from geartrain.records import Cost
-
-Loss = Callable[[Any, Any], Tensor]
 
 
 class Objective:
@@ -98,8 +97,8 @@ class Objective:
         if micro_batch is not None:
             self._split(micro_batch)
         self.num_examples = sum(map(_batches.size_of, self._batches))
-        self.work = Cost()
-        self._caller = _LossModule(model, self.batch_loss)
+        self._meter, self._share = _Meter(), 1.0
+        self._caller = LossModule(model, self.batch_loss)
         self._linearization: Linearization | None = None
         self._gauss_newton: GaussNewton | None = None
         self.uses_attention = self._probe_once()
@@ -131,6 +130,11 @@ class Objective:
                 )
         return tuple(notes)
 
+    @property
+    def work(self) -> Cost:
+        """What has been computed so far, in passes over the data; restrictions and twins count on the same meter."""
+        return self._meter.spent
+
     def parameters(self) -> Tensor:
         """The present parameters as one vector, shape (params,), a copy."""
         return self.layout.flatten(p.detach() for p in self._parameters.values())
@@ -156,12 +160,28 @@ class Objective:
         """The same loss on other data, already in batches or whole."""
         parts = _batches.materialise(data, probe=None, seed=self.seed, what="data of the objective")
         parts = [_batches.to_device(batch, self.device) for batch in parts]
-        return self._copy(_batches=parts, num_examples=sum(map(_batches.size_of, parts)))
+        count = sum(map(_batches.size_of, parts))
+        share = self._share * count / self.num_examples
+        return self._copy(_batches=parts, num_examples=count, _share=share)
+
+    def of(self, model: nn.Module) -> Objective:
+        """The same loss and data as a function of another model's parameters (all of them), in the same mode."""
+        loss = self.batch_loss.loss_fn if isinstance(self.batch_loss, SupervisedLoss) else None
+        twin = Objective(
+            model,
+            loss,
+            list(self._batches),
+            batch_loss=None if loss is not None else self.batch_loss,
+            training=self.training,
+            seed=self.seed,
+        )
+        twin._meter, twin._share = self._meter, self._share
+        return twin
 
     def _copy(self, **changes: Any) -> Objective:
         twin = object.__new__(Objective)
         twin.__dict__.update(self.__dict__)
-        twin.__dict__.update(changes, work=Cost(), _linearization=None, _gauss_newton=None)
+        twin.__dict__.update(changes, _linearization=None, _gauss_newton=None)
         return twin
 
     @property
@@ -188,7 +208,7 @@ class Objective:
             leaves = self._leaves(params)
             for weight, batch in self._weighted():
                 total += weight * self._forward_loss(leaves, batch)
-        self._spend(forwards=1)
+        self.charge(forwards=1)
         return self._finite(total, "loss", params)
 
     def gradient(self, params: Tensor | None = None) -> Tensor:
@@ -206,7 +226,7 @@ class Objective:
                     loss, list(leaves.values()), allow_unused=True, materialize_grads=True
                 )
                 total += weight * self.layout.flatten(parts)
-        self._spend(gradients=1)
+        self.charge(gradients=1)
         return self._finite(total, "gradient", params)
 
     def hvp(self, v: Tensor, params: Tensor | None = None) -> Tensor:
@@ -295,7 +315,7 @@ class Objective:
         with self._quiet():
             leaves = self._leaves(params)
             losses = [per_example.losses(self, leaves, batch) for batch in self._batches]
-        self._spend(forwards=1)
+        self.charge(forwards=1)
         return torch.cat(losses)
 
     def per_example_gradient_chunks(
@@ -315,7 +335,7 @@ class Objective:
         """
         self._refuse_coupled_examples()
         chunk = chunk or max(1, min(512, 2**28 // (4 * self.num_params)))
-        self._spend(gradients=1)
+        self.charge(gradients=1)
         for batch in self._batches:
             for start in range(0, _batches.size_of(batch), chunk):
                 part = _batches.take(batch, slice(start, start + chunk))
@@ -335,7 +355,7 @@ class Objective:
         with self._quiet():
             leaves = self._leaves(params)
             parts = [kernels.without_gradients(lambda b=b: self._outputs(leaves, b)) for b in self._batches]
-        self._spend(forwards=1)
+        self.charge(forwards=1)
         return _batches.join(parts)
 
     # ------------------------------------------------------------------ how it is done
@@ -385,7 +405,7 @@ class Objective:
         if self._linearization is None or not point.same(self._linearization.point):
             self._linearization = None  # free the old graph before building the new one
             self._linearization = Linearization(self, params, point)
-            self._spend(gradients=1)
+            self.charge(gradients=1)
             self._finite(self._linearization.gradient(), "gradient", params)
         return self._linearization
 
@@ -395,7 +415,7 @@ class Objective:
         if self._gauss_newton is None or not point.same(self._gauss_newton.point):
             self._gauss_newton = None
             self._gauss_newton = GaussNewton(self, params, point)
-            self._spend(gradients=1)
+            self.charge(gradients=1)
         return self._gauss_newton
 
     def _point(self, params: Tensor | None) -> Point:
@@ -429,11 +449,13 @@ class Objective:
                     f"PyTorch cannot differentiate this model twice: {error} Replace the layer that it belongs to "
                     "(nn.EmbeddingBag by nn.Embedding and a mean, say), or measure what needs gradients only."
                 ) from error
-            self._spend(products=1)
+            self.charge(products=1)
         return torch.stack(results, dim=1) if v.ndim == 2 else results[0]
 
-    def _spend(self, **amounts: float) -> None:
-        self.work = self.work + Cost(**amounts)  # type: ignore[arg-type]
+    def charge(self, *, forwards: float = 0.0, gradients: float = 0.0, products: float = 0.0) -> None:
+        """Put on the meter what was computed without the methods above, in passes over all the data of this one."""
+        share = self._share
+        self._meter.spent += Cost(forwards * share, gradients * share, products * share)
 
     def _random(self) -> bool:
         with kernels.mode(self.model, self.training):
@@ -502,82 +524,6 @@ class Objective:
         return f"<Objective: {model}, {self.num_params} parameters, {self.num_examples} examples>"
 
 
-class _LossModule(nn.Module):
-    """The loss as a module of the batch, so that `functional_call` can swap the parameters below it."""
-
-    def __init__(self, model: nn.Module, batch_loss: _batches.BatchLoss) -> None:
-        super().__init__()
-        self.model = model
-        self.batch_loss = batch_loss
-        self.only_loss = not isinstance(batch_loss, SupervisedLoss)
-
-    def forward(self, batch: Any, *, only_outputs: bool = False) -> Any:
-        """The loss of the batch, or the model's outputs on it."""
-        if only_outputs:
-            return call_model(self.model, batch[0])
-        return self.batch_loss(self.model, batch)
-
-
-@dataclasses.dataclass(frozen=True)
-class SupervisedLoss:
-    """``loss_fn(model(inputs), targets)`` as a function of the model and a batch (inputs, targets)."""
-
-    loss_fn: Loss
-
-    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
-        """The loss of one batch."""
-        return self.loss_fn(call_model(model, batch[0]), batch[1])
-
-
-def hugging_face_loss(model: nn.Module, batch: Any) -> Tensor:
-    """``model(**batch).loss``, the convention of Hugging Face models."""
-    return model(**batch).loss
-
-
-def call_model(model: nn.Module, inputs: Any) -> Any:
-    """Dicts are passed as keywords, tuples and lists as positional arguments, the rest as the only argument."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return model(*inputs)
-    return model(inputs)
-
-
-def loss_of(
-    model: nn.Module, loss_fn: Loss | None, batch_loss: _batches.BatchLoss | None, data: Any
-) -> _batches.BatchLoss:
-    """The one function ``batch_loss(model, batch)`` that everything else is built on.
-
-    Raises:
-        InputError: Both losses or none were given.
-    """
-    if loss_fn is not None and batch_loss is not None:
-        raise InputError("Both loss_fn and batch_loss were given; pass one of them.")
-    if batch_loss is not None:
-        return batch_loss
-    if loss_fn is not None:
-        return SupervisedLoss(loss_fn)
-    if isinstance(data, Mapping) or hasattr(model, "config"):
-        return hugging_face_loss
-    raise InputError(
-        "No loss was given; pass loss_fn(outputs, targets) or batch_loss(model, batch), returning a scalar."
-    )
-
-
-def check_scalar(loss: Any) -> Tensor:
-    """The loss as a tensor of shape ().
-
-    Raises:
-        InputError: It is not a scalar tensor.
-    """
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        got = (
-            f"a tensor of shape {tuple(loss.shape)}"
-            if isinstance(loss, Tensor)
-            else f"a {type(loss).__name__}"
-        )
-        raise InputError(
-            f"The loss is {got}; it must be a scalar tensor, the mean over the examples. "
-            "Average it, for example with .mean(), or build the loss with reduction='mean'."
-        )
-    return loss.reshape(())
+@dataclasses.dataclass
+class _Meter:
+    spent: Cost = dataclasses.field(default_factory=Cost)

@@ -247,6 +247,7 @@ class TestAnywhere:
     def test_a_run_that_is_over_without_its_start_is_refused(self) -> None:
         run = small_run(epochs=1)
         run.advance(8)
+        run.origin = None
         with pytest.raises(InputError, match="over after 8 steps"):
             gt.diagnose(run, "3s")
 

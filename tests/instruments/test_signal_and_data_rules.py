@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -155,7 +156,7 @@ def test_spec_price_and_document(name):
     document = function.__doc__
     for part in ("**Cost**", "Args:", "Returns:", "Example:"):
         assert part in document
-    assert "Ledger:" in (__import__("sys").modules[f"geartrain.instruments.{name}"].__doc__ or "")
+    assert "Ledger:" in (sys.modules[getattr(instruments, name).__module__].__doc__ or "")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""Instruments: named quantities measured on an `Objective` or a `Run`, one per file.
+"""Instruments: named quantities measured on an `Objective` or a `Run`, one per file, a folder for each family.
 
 ``geartrain.instruments.hessian_spectrum(objective)`` calls one; `names` lists them; `get` fetches one by name.
 Other packages add theirs through the entry point ``geartrain.instruments``.
@@ -6,8 +6,6 @@ Other packages add theirs through the entry point ``geartrain.instruments``.
 
 from __future__ import annotations
 
-import sys
-import types
 from typing import Any
 
 from geartrain.registry import Registry
@@ -29,6 +27,11 @@ def get(name: str) -> Any:
     return _registry.get(name)
 
 
+def families() -> dict[str, list[str]]:
+    """Names of the instruments of each family (curvature, noise, motion, ...)."""
+    return _registry.families()
+
+
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -39,20 +42,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*names(), "get", "names"]
-
-
-class _Package(types.ModuleType):
-    """Lets a file and the function in it share one name.
-
-    Importing ``instruments/hessian_spectrum.py`` makes Python bind the *module* to the package;
-    users expect ``instruments.hessian_spectrum`` to be the function, whatever was imported first.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, types.ModuleType) and value.__name__ == f"{self.__name__}.{name}":
-            value = getattr(value, name, value)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+    return [*names(), "families", "get", "names"]

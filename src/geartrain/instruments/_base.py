@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from geartrain.errors import InputError
 from geartrain.records import Cost, Measurement
 
-Needs = Literal["objective", "run", "history", "data"]
+Needs = Literal["objective", "pair", "run", "history", "data"]
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,13 @@ class Spec:
 
     Attributes:
         name: Its name, also of its file.
-        needs: What it is a function of: an `Objective`, a `Run` (it takes steps and restores), a `History`, or the
-            ``"data"`` of either an objective or a run (the model is not asked).
+        needs: What it is a function of: an `Objective`, a ``"pair"`` of objectives (the second is what the first
+            is compared with), a `Run` (it takes steps and restores), a `History`, or the ``"data"`` of either an
+            objective or a run (the model is not asked).
         unit: Unit of its value.
         summary: First line of its docstring.
         price: ``price(subject, **options) -> Cost``: what it will spend.
+        family: Family that it belongs to: the folder of its file, or what its author said.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Spec:
     unit: str
     summary: str
     price: Callable[..., Cost]
+    family: str = ""
 
 
 class Instrument(Protocol):
@@ -47,13 +50,16 @@ class Instrument(Protocol):
 F = TypeVar("F", bound=Callable[..., Measurement])
 
 
-def instrument(*, needs: Needs, unit: str, price: Callable[..., Cost]) -> Callable[[F], F]:
+def instrument(
+    *, needs: Needs, unit: str, price: Callable[..., Cost], family: str | None = None
+) -> Callable[[F], F]:
     """Mark a function as an instrument: gives it a `Spec` and fills in the cost that it spent.
 
     Args:
         needs: What its first argument is.
         unit: Unit of its value.
-        price: ``price(subject, **options) -> Cost``, quoted before it starts.
+        price: ``price(subject, **options) -> Cost``, quoted before it starts. Of a pair, the first is passed.
+        family: Family for lists and docs; the folder that the file lies in if omitted.
 
     Returns:
         The decorator.
@@ -68,7 +74,9 @@ def instrument(*, needs: Needs, unit: str, price: Callable[..., Cost]) -> Callab
             return _with_cost(result, spent, time.perf_counter() - start)
 
         summary = (function.__doc__ or "").strip().splitlines()[0] if function.__doc__ else ""
-        measured.spec = Spec(function.__name__, needs, unit, summary, price)  # type: ignore[attr-defined]
+        folder = function.__module__.split(".")[-2:-1]
+        named = family if family is not None else "".join(folder)
+        measured.spec = Spec(function.__name__, needs, unit, summary, price, named)  # type: ignore[attr-defined]
         return measured  # type: ignore[return-value]
 
     return decorate

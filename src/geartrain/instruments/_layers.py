@@ -187,7 +187,7 @@ def watch_activations(objective: Objective, visit: Callable[[Activation], None])
         # With gradients on: losses with input derivatives need them.
         with objective._quiet(), ActivationWatch(objective.model, visit):
             objective._loss(objective._leaves(None), batch)
-    objective._spend(forwards=1)
+    objective.charge(forwards=1)
 
 
 def in_evaluation(objective: Objective) -> Objective:

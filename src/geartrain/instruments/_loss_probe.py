@@ -113,7 +113,7 @@ def loss_probe(objective: Objective, limit: int = 128) -> LossProbe | None:
     )
     inputs, targets = _batches.take((batch[0], batch[1]), index)
     head, outputs = head_of(objective, inputs, limit)
-    objective._spend(forwards=len(index) / objective.num_examples)
+    objective.charge(forwards=len(index) / objective.num_examples)
     found = first_tensor(outputs) if isinstance(outputs, Tensor) else None
     if found is None or not isinstance(targets, Tensor) or not found.ndim:
         return None

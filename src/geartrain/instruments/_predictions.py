@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from geartrain._torch import kernels, rng
+from geartrain._torch.loss import SupervisedLoss, call_model
 from geartrain.instruments._layers import first_tensor
-from geartrain.objective import SupervisedLoss, call_model
 from geartrain.records import Cost
 from geartrain.run import Run
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from geartrain import instruments
 from geartrain._torch import batches as _batches
+from geartrain._torch.loss import SupervisedLoss, call_model
 from geartrain.mechanisms._base import Intervention, constant, need
-from geartrain.objective import SupervisedLoss, call_model
 from geartrain.run import Change, Run
 
 # ---------------------------------------------------------------------- step size, batch, length

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from geartrain._torch import batches as _batches
 from geartrain._torch import kernels, rng
+from geartrain._torch.loss import Loss, SupervisedLoss, call_model, check_scalar, loss_of
 from geartrain.errors import InputError, NonFiniteError, UnsupportedError
-from geartrain.objective import Loss, Objective, SupervisedLoss, call_model, check_scalar, loss_of
+from geartrain.objective import Objective
 from geartrain.records import Cost
 from geartrain.run import checkpoint as _checkpoint
 from geartrain.run.change import Change, make_change
@@ -83,7 +84,7 @@ class Run:
         history: What has been recorded so far.
         step_count: Optimizer steps taken.
         probe_size: Examples in the fixed probes on which forks and the original are compared.
-        origin: State before the first step, kept by `train` so that a run that is over can still be diagnosed.
+        origin: State before the first step, kept so that a run can be compared with it, or diagnosed when it is over.
 
     Raises:
         InputError: Something does not fit; the message says what to do.
@@ -156,7 +157,7 @@ class Run:
     # ------------------------------------------------------------------ training
 
     def train(self, *, progress: Callable[[int, int | None], None] | None = None) -> History:
-        """Execute the whole run on the model, as declared, and return its history. **Cost**: also one checkpoint.
+        """Execute the whole run on the model, as declared, and return its history.
 
         Args:
             progress: Called as ``progress(steps taken, steps in all or None)`` after every step.
@@ -164,8 +165,6 @@ class Run:
         Returns:
             The history; ``history.failure`` says when and where the loss stopped being finite, if it did.
         """
-        if self.step_count == 0:
-            self.origin = self.checkpoint("start")
         while not self.over:
             self.advance(1)
             if progress:
@@ -182,6 +181,8 @@ class Run:
         Returns:
             Steps taken.
         """
+        if self.step_count == 0 and self.origin is None:
+            self.origin = self.checkpoint("start")
         watch = self.watch_optimizer()
         taken = 0
         while taken < steps and self.history.failure is None:

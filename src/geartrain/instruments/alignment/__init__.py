@@ -1,0 +1,1 @@
+"""Alignment: which directions curvature, gradient and noise share."""

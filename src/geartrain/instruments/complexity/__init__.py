@@ -1,0 +1,1 @@
+"""Complexity: how simple the function, the weights or the data are."""

@@ -1,0 +1,1 @@
+"""Data: what the examples and labels are like before and during training."""

@@ -1,0 +1,1 @@
+"""Degeneracy: directions in which the parameters may move without changing the function."""

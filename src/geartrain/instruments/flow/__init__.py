@@ -1,0 +1,1 @@
+"""Signal flow: how activations, gradients and ranks change from layer to layer."""

@@ -1,0 +1,1 @@
+"""Function: what the trained network computes, whatever its parameters."""

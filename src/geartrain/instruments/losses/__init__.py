@@ -1,0 +1,1 @@
+"""Loss curve: slope, plateaus, spikes and oscillation of what training recorded."""

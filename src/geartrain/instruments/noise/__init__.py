@@ -1,0 +1,1 @@
+"""Noise: how much the examples' gradients disagree."""

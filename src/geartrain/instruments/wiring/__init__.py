@@ -1,0 +1,1 @@
+"""Wiring: whether model, loss, data and loop are put together as their author believes."""
