@@ -1,8 +1,16 @@
-"""Writes docs/instruments.md and docs/mechanisms.md from the code: ``python docs/generate.py``."""
+"""Writes the pages that are made from the code: ``python docs/generate.py``.
+
+docs/instruments.md lists the instruments, docs/instruments/FAMILY.md explains them family by family, and
+docs/mechanisms.md says what each mechanism predicts.
+"""
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import re
 from pathlib import Path
+from typing import Any
 
 from geartrain import instruments, mechanisms
 
@@ -14,21 +22,95 @@ SUBJECTS = {
     "history": "a run's history",
     "data": "the data of either",
 }
+PARTS = ("Cost", "Assumes", "Misleads")
+
+
+def pages() -> dict[str, str]:
+    """Text of every generated page, by path relative to the docs folder."""
+    made = {"instruments.md": instruments_page(), "mechanisms.md": mechanisms_page()}
+    predictions = predicting()
+    for family, names in own_families().items():
+        made[f"instruments/{family}.md"] = family_page(family, names, predictions)
+    return made
+
+
+def own_families() -> dict[str, list[str]]:
+    """Families of geartrain's own instruments; those of other packages have pages of their own."""
+    return {family: names for family, names in instruments.families().items() if family}
 
 
 def instruments_page() -> str:
     lines = [
         "# Instruments",
         "",
-        "Made by `docs/generate.py`. `geartrain measure NAME TARGET` reads one; `help(geartrain.instruments.NAME)` says what",
-        "the number means, what it costs, what it assumes and when it misleads.",
+        "Made by `docs/generate.py`. `geartrain measure NAME TARGET` reads one; `help(geartrain.instruments.NAME)` has the formulas.",
+        "Each name links to what the number means, what it costs, what it assumes and when it misleads.",
         "",
-        "| instrument | of | unit | what it does |",
-        "|---|---|---|---|",
     ]
-    for name, item in instruments._registry.items():
-        lines.append(f"| `{name}` | {SUBJECTS[item.spec.needs]} | {item.spec.unit} | {item.spec.summary} |")
-    return "\n".join(lines) + "\n"
+    for family, names in own_families().items():
+        title = essay(family)[0].partition(":")[0]
+        lines += [f"## [{title}](instruments/{family}.md)", "", "| instrument | of | unit | what it does |", "|---|---|---|---|"]
+        for name in names:
+            spec = instruments.get(name).spec
+            link = f"[`{name}`](instruments/{family}.md#{name})"
+            lines.append(f"| {link} | {SUBJECTS[spec.needs]} | {cell(spec.unit)} | {cell(spec.summary)} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def family_page(family: str, names: list[str], predictions: dict[str, list[str]]) -> str:
+    first, rest = essay(family)
+    lines = [f"# {first.rstrip('.')}", "", "Made by `docs/generate.py` from the code.", ""]
+    lines += [rest, ""] if rest else []
+    for name in names:
+        item = instruments.get(name)
+        found = parts_of(item)
+        lines += [f'<a id="{name}"></a>', "", f"## `{name}`", "", found["summary"], ""]
+        lines += [f"*Of {SUBJECTS[item.spec.needs]}; unit {item.spec.unit}.* `geartrain measure {name} digits`", ""]
+        lines += [line for part in PARTS if part in found for line in (f"**{part}** {found[part]}", "")]
+        if "References" in found:
+            lines += [f"**References** {found['References']}", ""]
+        told = predictions.get(name, [])
+        verdict = "; ".join(told) if told else "none; it is for looking."
+        lines += [f"**Mechanisms that predict it** {verdict}", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def essay(family: str) -> tuple[str, str]:
+    """First line and the rest of what a family says about itself."""
+    document = inspect.getdoc(importlib.import_module(f"geartrain.instruments.{family}")) or family
+    first, _, rest = document.partition("\n")
+    return first.strip(), rest.strip()
+
+
+def parts_of(item: Any) -> dict[str, str]:
+    """The paragraphs of an instrument's docstring that a reader of the docs wants."""
+    document = inspect.getdoc(item) or ""
+    paragraphs = [" ".join(p.split()) for p in re.split(r"\n\s*\n", document)]
+    found = {"summary": paragraphs[0]}
+    for paragraph in paragraphs:
+        for part in re.split(r"(?=\*\*(?:Cost|Assumes|Misleads)\*\*)", paragraph):
+            match = re.match(r"\*\*(Cost|Assumes|Misleads)\*\*[:,]?\s*(.*)", part)
+            if match:
+                found[match[1]] = match[2].strip()
+    references = re.search(r"^References:\s*\n(.*?)(?=^\S|\Z)", document, re.DOTALL | re.MULTILINE)
+    if references:
+        found["References"] = " ".join(references[1].split(">>>")[0].split())
+    return found
+
+
+def predicting() -> dict[str, list[str]]:
+    """What mechanisms say about each instrument, directly or through a derived observable."""
+    from geartrain.diagnosis.derived import parts
+
+    told: dict[str, dict[str, None]] = {}
+    for mechanism in mechanisms.all_mechanisms():
+        for p in mechanism.predictions:
+            line = f"[`{mechanism.name}`](../mechanisms.md#{mechanism.name}) ({p.title}: {p.expect})"
+            for observable in re.split(r" [-|] ", p.observable):
+                for source in parts(observable) or (observable,):
+                    told.setdefault(re.split(r"[.@:]", source)[0], {})[line] = None
+    return {name: list(lines) for name, lines in told.items()}
 
 
 def mechanisms_page() -> str:
@@ -39,6 +121,7 @@ def mechanisms_page() -> str:
         "",
     ]
     for mechanism in mechanisms.all_mechanisms():
+        lines += [f'<a id="{mechanism.name}"></a>', ""]
         lines += [f"## `{mechanism.name}`: {mechanism.title}", "", mechanism.statement, ""]
         lines += ["| it predicts | expected | weight | because |", "|---|---|---|---|"]
         for p in mechanism.predictions:
@@ -50,6 +133,12 @@ def mechanisms_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def cell(text: str) -> str:
+    """Text that does not break a table."""
+    return text.replace("|", "\\|")
+
+
 if __name__ == "__main__":
-    (HERE / "instruments.md").write_text(instruments_page(), encoding="utf-8")
-    (HERE / "mechanisms.md").write_text(mechanisms_page(), encoding="utf-8")
+    for path, text in pages().items():
+        (HERE / path).parent.mkdir(exist_ok=True)
+        (HERE / path).write_text(text, encoding="utf-8")

@@ -23,11 +23,26 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["instruments", "mechanisms"])
+PAGES = generator().pages()
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_generated_page_is_current(page: str) -> None:
-    made = getattr(generator(), f"{page}_page")()
-    kept = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    assert kept == made, "run: python docs/generate.py"
+    kept = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert kept == PAGES[page], "run: python docs/generate.py"
+
+
+def test_no_page_is_left_of_a_family_that_is_gone() -> None:
+    assert {p.name for p in (ROOT / "docs" / "instruments").glob("*.md")} == {
+        Path(page).name for page in PAGES if page.startswith("instruments/")
+    }
+
+
+@pytest.mark.parametrize("family", [f for f in gt.instruments.families() if f])
+def test_a_family_explains_itself(family: str) -> None:
+    first, rest = generator().essay(family)
+    assert ":" in first
+    assert len(rest.splitlines()) > 5, "what its numbers mean, how they hang together, when they mislead"
 
 
 def test_every_instrument_has_a_test_of_its_own() -> None:

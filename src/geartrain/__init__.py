@@ -19,17 +19,21 @@ _HOMES = {
     "Objective": "geartrain.objective",
     "Run": "geartrain.run",
     "diagnose": "geartrain.diagnosis",
-    "measure": "geartrain.measure",
+    "measure": "geartrain.measuring",
+    "sweep": "geartrain.sweeps",
+    "watch": "geartrain.monitor",
 }
-_PACKAGES = ("builtin", "datasets", "errors", "instruments", "linalg", "mechanisms")
+_PACKAGES = ("builtin", "datasets", "ensemble", "errors", "instruments", "linalg", "mechanisms", "store", "sweeps", "testing", "zoo")
 
 if TYPE_CHECKING:
-    from geartrain import builtin, datasets, errors, instruments, linalg, mechanisms
+    from geartrain import builtin, datasets, ensemble, errors, instruments, linalg, mechanisms, store, sweeps, zoo
     from geartrain.diagnosis import Diagnosis, diagnose
-    from geartrain.measure import measure
+    from geartrain.measuring import measure
+    from geartrain.monitor import watch
     from geartrain.objective import Objective
     from geartrain.records import Measurement
     from geartrain.run import Change, Run
+    from geartrain.sweeps import sweep
 
 __all__ = [
     "Change",
@@ -40,11 +44,17 @@ __all__ = [
     "builtin",
     "datasets",
     "diagnose",
+    "ensemble",
     "errors",
     "instruments",
     "linalg",
     "measure",
     "mechanisms",
+    "store",
+    "sweep",
+    "sweeps",
+    "watch",
+    "zoo",
 ]
 
 

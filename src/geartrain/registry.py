@@ -25,13 +25,23 @@ class Registry:
         package: Package whose public modules are the items, for example ``"geartrain.instruments"``.
         group: Entry-point group for items of other packages.
         attribute: Name of the item inside its module; ``None`` means the module's own name.
+        in_families: Only modules in folders of the package are items, not those that lie in it directly.
     """
 
-    def __init__(self, kind: str, package: str, group: str, attribute: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        package: str,
+        group: str,
+        attribute: str | None = None,
+        *,
+        in_families: bool = False,
+    ) -> None:
         self.kind = kind
         self.package = package
         self.group = group
         self.attribute = attribute
+        self.in_families = in_families
         self._loaded: dict[str, Any] = {}
 
     def names(self) -> list[str]:
@@ -92,7 +102,8 @@ class Registry:
         for folder in importlib.import_module(self.package).__path__:
             for info in _public(folder):
                 if not info.ispkg:
-                    found[info.name] = f"{self.package}.{info.name}"
+                    if not self.in_families:
+                        found[info.name] = f"{self.package}.{info.name}"
                     continue
                 for inner in _public(os.path.join(folder, info.name)):
                     found[inner.name] = f"{self.package}.{info.name}.{inner.name}"

@@ -295,7 +295,7 @@ def test_lists(capsys, command, registry):
     assert all(name in out for name in registry.names())
     code, out, _ = said(capsys, command, "--json")
     rows = json.loads(out)
-    assert [row["name"] for row in rows] == registry.names()
+    assert sorted(row["name"] for row in rows) == registry.names()
     assert all(row["summary"] for row in rows)
 
 
@@ -419,3 +419,31 @@ def test_a_reader_that_goes_away_is_no_error(script):
         check=False,
     )
     assert "Error" not in done.stderr
+
+
+def test_measure_on_other_data_with_options(capsys, script):
+    code, out, err = said(
+        capsys, "measure", "hessian_spectrum", "breast-cancer", "--on", "validation", "--probe", "20",
+        "--set", "k=3", "operator=ggn",
+    )  # fmt: skip
+    assert code == 0, err
+    assert len([line for line in out.splitlines() if line.startswith("  ")]) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "k3"], "--set 'k3' is not OPTION=VALUE, such as k=20."),
+        (["--set", "kk=3"], "hessian_spectrum has no option 'kk'."),
+        (["--set", "generator=3"], "--set cannot give generator; use --seed."),
+        (
+            ["--other", "mytrain.py:make_run"],
+            "hessian_spectrum measures one state; --other is for instruments",
+        ),
+        (["--probe", "-1"], "--probe is -1; it must be 0 (all examples) or more."),
+    ],
+)
+def test_measure_refuses_odd_options(capsys, script, words, message):
+    code, _, err = said(capsys, "measure", "hessian_spectrum", "mytrain.py:make_run", *words)
+    assert code == 2
+    assert message in err

@@ -8,11 +8,18 @@ from tests import planted
 import geartrain as gt
 
 SEEDS = (0, 1, 2)
+DEAR = {"batch 1", "eight sigmoid layers"}
+"""Their other seeds are in evidence/diagnosis, which runs all of them."""
+CASES = [
+    (fault, seed)
+    for fault in planted.CAUSES
+    if fault != "healthy"
+    for seed in (SEEDS[:1] if fault in DEAR else SEEDS)
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("fault", [f for f in planted.CAUSES if f != "healthy"])
+@pytest.mark.parametrize(("fault", "seed"), CASES)
 def test_names_the_planted_cause_first(fault: str, seed: int) -> None:
     diagnosis = gt.diagnose(planted.planted_run(fault, seed), "60s")
     assert not diagnosis.healthy

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from geartrain import instruments
 from geartrain.errors import InputError
-from geartrain.measure import subject_for
+from geartrain.measuring import subject_for
 from geartrain.objective import Objective
 from geartrain.records import Cost, State, jsonable
 from geartrain.run import Run
@@ -112,7 +112,7 @@ def multi_label() -> Run:
 
 
 KINDS: dict[str, Callable[[], Run]] = {
-    f.__name__: f for f in (classifier, images, language, attention, loaded, physics, dictionary, multi_label)
+    f.__name__: f for f in (language, loaded, multi_label)
 }
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from geartrain import instruments
 from geartrain.errors import GeartrainError
+from geartrain.measuring import reference_for
 from geartrain.objective import Objective
 from geartrain.run import Run
 
@@ -131,9 +132,10 @@ def test_instruments_leave_no_trace(name):
     needs = instruments.get(name).spec.needs
     subject = {"run": run, "history": run.history}.get(needs) or run.objective()
     run.unwatch()
+    others = (reference_for(run, name),) if needs == "pair" else ()
     before, history = mine.picture(), copy.deepcopy(run.history)
     try:
-        instruments.get(name)(subject, generator=torch.Generator().manual_seed(0))
+        instruments.get(name)(subject, *others, generator=torch.Generator().manual_seed(0))
     except GeartrainError:
         pass
     after = mine.picture()

@@ -76,9 +76,11 @@ class Linearization:
         """The Hessian times ``v``, shape (params,)."""
         layout = self.objective.layout
         parts = layout.unflatten(v)
-        total = torch.zeros_like(v)
+        total: Tensor | None = None
         for weight, (leaves, grads) in self._each():
-            total += weight * layout.flatten(_pull(grads, leaves, parts, retain=self.retained))
+            product = layout.flatten(_pull(grads, leaves, parts, retain=self.retained))
+            total = product.mul_(weight) if total is None else total.add_(product, alpha=weight)
+        assert total is not None  # there is at least one batch
         return total
 
     def _each(self) -> Any:

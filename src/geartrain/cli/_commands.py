@@ -62,6 +62,19 @@ class Measure:
     target: Positional[Target]
     steps: Annotated[int, arg(help="Train that many steps first.")] = 0
     budget: Annotated[str | None, arg(help="Time it may take (5s), or a number of products (100).")] = None
+    on: Annotated[Literal["train", "validation"], arg(help="Data to measure on.")] = "train"
+    probe: Annotated[int, arg(help="Examples to measure on; 0 for all of them.")] = 512
+    other: Annotated[
+        str | None,
+        arg(
+            metavar="TARGET",
+            help="Compare with this run, trained as long (default: the state before training).",
+        ),
+    ] = None
+    set: Annotated[
+        tuple[str, ...],
+        arg(metavar="OPTION=VALUE", help="Options of the instrument, such as k=20 operator=ggn."),
+    ] = ()
     json: Json = False
     seed: Seed = 0
     device: Device = "cpu"
@@ -100,6 +113,30 @@ class Mechanisms:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """Say how far a sweep is, go on with it, or try again what failed; the folder is all it needs."""
+
+    action: Positional[
+        Annotated[
+            Literal["status", "resume", "retry"],
+            arg(metavar="ACTION", help="status, resume (compute what is missing) or retry (the failed units too)."),
+        ]
+    ]
+    folder: Positional[Annotated[Path, arg(metavar="FOLDER", help="Folder of the sweep.")]]
+    workers: Annotated[int | None, arg(help="Processes, jobs or tasks at once (default: as before).")] = None
+    executor: Annotated[
+        Literal["local", "slurm", "ray"] | None, arg(help="Where to compute (default: as before).")
+    ] = None
+    json: Json = False
+
+    def execute(self) -> int:
+        """Do it and print how far the sweep is."""
+        from geartrain.cli import _sweep
+
+        return _sweep.execute(self)
+
+
+@dataclass(frozen=True)
 class Demo:
     """Diagnose a healthy run on handwritten digits, then its broken twin, and say where the reports are."""
 
@@ -131,10 +168,11 @@ COMMANDS = {
     "measure": Measure,
     "instruments": Instruments,
     "mechanisms": Mechanisms,
+    "sweep": Sweep,
     "demo": Demo,
     "completion": Completion,
 }
-POSITIONAL = {"target", "name", "shell"}
+POSITIONAL = {"action", "folder", "name", "shell", "target"}
 _DESCRIPTION = (
     "geartrain measures neural-network training and says why a run behaves as it does. "
     "Start with: geartrain diagnose digits"

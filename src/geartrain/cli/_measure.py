@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geartrain.cli import _checks, _output, _target
+from geartrain.cli import _checks, _options, _output, _target
 from geartrain.cli._usage import UsageError
 from geartrain.errors import UnknownNameError
 from geartrain.records import Cost, Measurement, format_number
 
 if TYPE_CHECKING:
     from geartrain.cli._commands import Measure
+    from geartrain.run import Run
 
 
 _MOST_ENTRIES = 20
@@ -21,31 +22,44 @@ _MOST_ENTRIES = 20
 def execute(options: Measure) -> int:
     """Check, build the run, train it so far, quote the price, measure, print."""
     from geartrain import instruments
-    from geartrain.measure import measure, subject_for
+    from geartrain.measuring import measure, subject_for
 
     if options.steps < 0:
         raise UsageError(f"--steps is {options.steps}; it must be 0 or more.")
+    if options.probe < 0:
+        raise UsageError(f"--probe is {options.probe}; it must be 0 (all examples) or more.")
     budget = _budget(options.budget)
     _checks.device(options.device)
     try:
-        spec = instruments.get(options.name).spec
+        instrument = instruments.get(options.name)
     except UnknownNameError as error:
         raise UsageError(str(error)) from None
-    function = _target.find(options.target)
-    run = _target.make_run(function, options.target, seed=options.seed, device=options.device)
+    chosen = _options.parse(options.set, instrument)
+    if options.other is not None and instrument.spec.needs != "pair":
+        raise UsageError(f"{options.name} measures one state; --other is for instruments that compare two.")
+    run, taken = _trained(options, options.target)
     with _output.aside():
-        taken = run.advance(options.steps) if options.steps else 0
-        run.require_finite()
-        subject = subject_for(spec.needs, run, options.name)
-        _output.note(f"{options.name} of {run.name} after {taken} steps costs {_words(spec.price(subject))}.")
-        result = measure(run if spec.needs != "objective" else subject, options.name, budget=budget)[
-            options.name
-        ]
+        if options.other is not None:
+            chosen["other"] = _trained(options, options.other)[0].model
+        data = {"on": options.on, "probe": options.probe or None}
+        subject = subject_for(instrument.spec.needs, run, options.name, **data)
+        price = instrument.spec.price(subject, **{k: v for k, v in chosen.items() if k != "other"})
+        _output.note(f"{options.name} of {run.name} after {taken} steps costs {_words(price)}.")
+        result = measure(run, options.name, budget=budget, **data, **chosen)[options.name]
     if options.json:
         _output.as_json(result)
     else:
         _print(result)
     return 0
+
+
+def _trained(options: Measure, target: str) -> tuple[Run, int]:
+    """The run that a target names after the steps asked for, and how many there were."""
+    run = _target.make_run(_target.find(target), target, seed=options.seed, device=options.device)
+    with _output.aside():
+        taken = run.advance(options.steps) if options.steps else 0
+        run.require_finite()
+    return run, taken
 
 
 def _budget(text: str | None) -> Any:

@@ -21,8 +21,8 @@ class Spec:
     Attributes:
         name: Its name, also of its file.
         needs: What it is a function of: an `Objective`, a ``"pair"`` of objectives (the second is what the first
-            is compared with), a `Run` (it takes steps and restores), a `History`, or the ``"data"`` of either an
-            objective or a run (the model is not asked).
+            is compared with), a `Run` (it takes steps and restores), a `History`, or ``"data"``: an objective or a
+            run as it is, whose data it takes by itself (of a run, training and validation data).
         unit: Unit of its value.
         summary: First line of its docstring.
         price: ``price(subject, **options) -> Cost``: what it will spend.

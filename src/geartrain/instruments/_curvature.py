@@ -10,25 +10,68 @@ import torch
 from torch import Tensor
 
 from geartrain.errors import InputError
+from geartrain.instruments import _fisher, _outer
 from geartrain.instruments._base import Clock
 from geartrain.linalg import Stop
 from geartrain.records import Measurement, State, Status
 
-Operator = Literal["hessian", "ggn", "covariance"]
+Operator = Literal["hessian", "ggn", "fisher", "fisher_mc", "empirical_fisher", "covariance"]
+"""Which curvature matrix.
 
-UNITS = {"hessian": "ℓ/θ²", "ggn": "ℓ/θ²", "covariance": "ℓ²/θ²"}
-_METHODS = {"hessian": "hvp", "ggn": "ggnvp", "covariance": "covariance_vp"}
+- ``"hessian"``: ∂²L/∂θ².
+- ``"ggn"``: generalised Gauss-Newton, Jᵀ (∂²ℓ/∂f²) J: the Hessian without the curvature of the network itself.
+- ``"fisher"``: expected squared slope under the model's own predictive distribution, exactly. For cross-entropy,
+  squared error and binary cross-entropy on logits it *is* the Gauss-Newton matrix, and is computed as that.
+- ``"fisher_mc"``: the same with one target drawn per prediction, the same in every product.
+- ``"empirical_fisher"``: (1/n) Σ gᵢ gᵢᵀ with the targets that there are; uncentred, and no curvature in general.
+- ``"covariance"``: that less g gᵀ, the noise of a batch of one.
+"""
+
+UNITS = {
+    "hessian": "ℓ/θ²",
+    "ggn": "ℓ/θ²",
+    "fisher": "ℓ/θ²",
+    "fisher_mc": "ℓ/θ²",
+    "empirical_fisher": "ℓ²/θ²",
+    "covariance": "ℓ²/θ²",
+}
+CURVATURES = ("hessian", "ggn", "fisher", "fisher_mc")
+"""Those with the unit of a curvature, for which a Newton step has a meaning."""
 
 
-def matvec_of(objective: Any, operator: str) -> Callable[[Tensor], Tensor]:
+def matvec_of(
+    objective: Any, operator: str, generator: torch.Generator | None = None
+) -> Callable[[Tensor], Tensor]:
     """The product of the objective with the matrix of that name.
+
+    Args:
+        objective: Whose matrix.
+        operator: Its name.
+        generator: Draws the targets of ``"fisher_mc"``; a fixed seed if ``None``.
 
     Raises:
         InputError: There is no such matrix.
+        UnsupportedError: The objective has none: its loss hides the outputs, or is no likelihood.
     """
-    if operator not in _METHODS:
-        raise InputError(f"operator is {operator!r}; allowed: {', '.join(map(repr, _METHODS))}.")
-    return getattr(objective, _METHODS[operator])
+    if operator not in UNITS:
+        raise InputError(f"operator is {operator!r}; allowed: {', '.join(map(repr, UNITS))}.")
+    if operator == "hessian":
+        return objective.hvp
+    if operator == "ggn":
+        return objective.ggnvp
+    if operator == "fisher":
+        return _fisher.fisher_vp(objective)
+    if operator == "fisher_mc":
+        return _fisher.sampled_fisher_vp(objective, generator)
+    return _outer.outer_vp(objective, centred=operator == "covariance")
+
+
+def bytes_of_operator(objective: Any, operator: str) -> int:
+    """Memory that the products keep besides the graph of the model."""
+    if operator in ("hessian", "ggn", "fisher", "fisher_mc"):
+        return 0
+    rows = _outer.bytes_of_rows(objective)
+    return rows if rows <= _outer.KEPT_BYTES else 0
 
 
 def place_of(objective: Any) -> dict[str, Any]:

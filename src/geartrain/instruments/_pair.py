@@ -28,9 +28,9 @@ def other_objective(objective: Objective, other: Any, name: str) -> Objective:
         InputError: It is none of these, or its length does not fit.
     """
     if isinstance(other, Objective):
-        return other if other.batches is objective.batches else objective.of(other.model)
+        return _alike(objective, objective.of(other.model))
     if isinstance(other, nn.Module):
-        return objective.of(other)
+        return _alike(objective, objective.of(other))
     if isinstance(other, Tensor):
         if other.shape != (objective.num_params,):
             raise InputError(
@@ -42,7 +42,7 @@ def other_objective(objective: Objective, other: Any, name: str) -> Objective:
         with torch.no_grad():
             for name_of, value in zip(objective.layout.names, objective.layout.unflatten(other), strict=True):
                 named[name_of].copy_(value)
-        return objective.of(model).restrict(lambda name_of, _: name_of in objective.layout.names)
+        return _alike(objective, objective.of(model))
     raise InputError(
         f"{name}: other is a {type(other).__name__}; pass an Objective, a model, or a vector of parameters."
     )
@@ -51,3 +51,9 @@ def other_objective(objective: Objective, other: Any, name: str) -> Objective:
 def same_architecture(first: Objective, second: Objective) -> bool:
     """Whether the parameters of both have the same names and shapes, so that points between them exist."""
     return first.layout.names == second.layout.names and first.layout.shapes == second.layout.shapes
+
+
+def _alike(first: Objective, second: Objective) -> Objective:
+    """The second as a function of the same parameters as the first, which may be a restriction."""
+    names = set(first.layout.names)
+    return second.restrict(lambda n, _: n in names) if names < set(second.layout.names) else second

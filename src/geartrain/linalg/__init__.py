@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from geartrain.linalg.cg import CgResult, conjugate_gradient
+from geartrain.linalg.diagonal import DiagonalResult, diagonal
 from geartrain.linalg.eigenpairs import EigenResult, top_eigenpairs
 from geartrain.linalg.lanczos import (
     LanczosState,
@@ -20,6 +21,7 @@ from geartrain.linalg.trace import TraceResult, trace
 
 __all__ = [
     "CgResult",
+    "DiagonalResult",
     "EigenResult",
     "LanczosState",
     "MassEstimate",
@@ -32,6 +34,7 @@ __all__ = [
     "Stop",
     "TraceResult",
     "conjugate_gradient",
+    "diagonal",
     "lanczos",
     "lanczos_init",
     "lanczos_restart",

@@ -12,6 +12,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from geartrain._torch.finite import finite
 from geartrain.errors import InputError, NonFiniteError
 
 Matvec = Callable[[Tensor], Tensor]
@@ -93,7 +94,7 @@ class Meter:
                 f"matvec returned shape {tuple(product.shape)}; allowed: ({self.n},), one entry per unknown."
             )
         product = product.detach()
-        if not bool(torch.isfinite(product).all()):
+        if not finite(product):
             raise NonFiniteError(
                 f"Product number {self.products} with the operator holds NaN or infinity; "
                 "check that the loss and its gradient are finite at this point."

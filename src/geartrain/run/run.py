@@ -440,13 +440,14 @@ class Run:
     def preserved(self) -> Iterator[Checkpoint]:
         """Whatever happens in the block, the run (and the program's generators) is afterwards as it was."""
         here, history, watched = self.checkpoint("as it was"), self.history, self._watch is not None
+        origin = self.origin
         self.history = history.truncated(*here.rows)  # the block writes into a copy
         self.history.failure = history.failure
         try:
             yield here
         finally:
             self.restore(here)
-            self.history = history
+            self.history, self.origin = history, origin
             if not watched:
                 self.unwatch()
 

@@ -198,7 +198,7 @@ def test_refusals():
         effective_condition_number(objective, fraction=1)
     with pytest.raises(InputError, match=r"tol is 0 and zero_tol 1e-09; allowed"):
         effective_condition_number(objective, tol=0)
-    with pytest.raises(InputError, match="operator is 'covariance'; allowed: 'hessian' or 'ggn'"):
+    with pytest.raises(InputError, match="operator is 'covariance'; allowed: 'hessian', 'ggn'"):
         effective_condition_number(objective, operator="covariance")
 
 

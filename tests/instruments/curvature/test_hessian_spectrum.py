@@ -143,7 +143,7 @@ def test_float32_network():
 
 
 def test_refusals():
-    with pytest.raises(InputError, match=r"operator is 'fisher'; allowed: 'hessian', 'ggn', 'covariance'"):
-        hessian_spectrum(bowl([1.0]), operator="fisher")
+    with pytest.raises(InputError, match=r"operator is 'kfac'; allowed: 'hessian', 'ggn', 'fisher'"):
+        hessian_spectrum(bowl([1.0]), operator="kfac")
     with pytest.raises(InputError, match="tol is 2; allowed"):
         hessian_spectrum(bowl([1.0]), tol=2)

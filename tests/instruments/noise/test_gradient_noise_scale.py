@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 import torch
 from scipy.stats import binom
 from tests.made import linear, normal, objective_of, same, seeded
+from tests.noisy import pulled_by
 from torch import Tensor, nn
 
 from geartrain.errors import InputError, NonFiniteError
 from geartrain.instruments import gradient_noise_scale
+from geartrain.instruments.noise import _rows
 from geartrain.objective import Objective
 from geartrain.records import State
 
@@ -129,11 +132,8 @@ def test_a_short_budget_takes_groups():
 
 
 def test_the_second_pass_agrees_with_the_first(monkeypatch):
-    import sys
-
-    module = sys.modules[gradient_noise_scale.__module__]
     kept = gradient_noise_scale(regression(300))
-    monkeypatch.setattr(module, "KEEP_BYTES", 0)
+    monkeypatch.setattr(_rows, "KEEP_BYTES", 0)
     assert gradient_noise_scale(regression(300)).value == pytest.approx(kept.value, rel=1e-12)
 
 
@@ -157,3 +157,49 @@ def test_refusals():
     objective.model.weight.data[0, 0] = math.nan
     with pytest.raises(NonFiniteError, match="weight"):
         gradient_noise_scale(objective)
+
+
+def test_two_halves_average_to_the_single_examples():
+    # trΣ from two halves is b|g_1 - g_2|²/2; over all ways to halve the data its mean is that of the examples,
+    # exactly (sampling without replacement), and g_1·g_2 averages to the unbiased |G|².
+    rows = normal(6, 3, seed=4) + 0.5
+    whole = gradient_noise_scale(pulled_by(rows)).details
+    noise, signal = [], []
+    for half in itertools.combinations(range(6), 3):
+        first = rows[list(half)].mean(0)
+        second = rows[[i for i in range(6) if i not in half]].mean(0)
+        noise.append(3 * float((first - second).square().sum()) / 2)
+        signal.append(float(first @ second))
+    assert whole["covariance_trace"] == pytest.approx(np.mean(noise), rel=1e-12)
+    assert whole["grad_sq_norm"] == pytest.approx(np.mean(signal), rel=1e-12)
+    halves = gradient_noise_scale(pulled_by(rows), groups=2, generator=seeded(3)).details
+    assert any(halves["grad_sq_norm"] == pytest.approx(s, rel=1e-12) for s in signal)
+    assert any(halves["covariance_trace"] == pytest.approx(n, rel=1e-12) for n in noise)
+
+
+def test_groups_are_the_comparison_of_a_small_and_a_big_batch():
+    # McCandlish et al. 2018, eqs. (A.2) and (A.3), with the small batches that make up the big one.
+    rows = normal(60, 3, seed=5) + 0.3
+    result = gradient_noise_scale(pulled_by(rows), groups=12, generator=seeded(1)).details
+    order = torch.randperm(60, generator=seeded(1))
+    small = float(rows[order].reshape(12, 5, 3).mean(1).square().sum(1).mean())
+    big = float(rows.mean(0).square().sum())
+    assert result["grad_sq_norm"] == pytest.approx((60 * big - 5 * small) / (60 - 5), rel=1e-10)
+    assert result["covariance_trace"] == pytest.approx((small - big) / (1 / 5 - 1 / 60), rel=1e-10)
+
+
+def test_it_says_why_where_the_loss_is_no_mean():
+    x = normal(10, 2)
+    result = gradient_noise_scale(Objective(linear([1.0, 1.0]), lambda f, y: (f * y).sum(), (x, x[:, :1])))
+    assert result.status.state is State.NOT_APPLICABLE
+    assert "not the mean over its examples" in result.status.sentence
+    with pytest.raises(InputError, match="groups is 1; at least 2"):
+        gradient_noise_scale(regression(10), groups=1)
+
+
+def test_one_pass_is_quoted_and_spent():
+    objective = regression(40)
+    for groups in (None, 8):
+        result = gradient_noise_scale(objective, groups=groups)
+        assert 0.5 <= result.cost.gradients <= 2
+    assert gradient_noise_scale.spec.price(objective).gradients == 1

@@ -76,8 +76,9 @@ def effective_condition_number(
         tol: Relative error of κ at which to stop; ``None`` for 0.1, or 0.03 where ``fraction`` is 0.
         zero_tol: What counts as zero, as a fraction of the largest curvature (never below rounding).
         max_products: Limit on products where the budget sets none.
-        operator: ``"hessian"`` or ``"ggn"`` (no negative curvature).
-        generator: Not used: nothing is random here.
+        operator: ``"hessian"``, ``"ggn"``, ``"fisher"`` or ``"fisher_mc"`` (the latter three without negative
+            curvature).
+        generator: Draws the targets of ``"fisher_mc"``; nothing else is random here.
         budget: Limit: products, ``"5s"`` or a `Budget`.
 
     Returns:
@@ -112,7 +113,7 @@ def effective_condition_number(
                 State.NOT_APPLICABLE, "The gradient is zero: there is no loss to gain, to second order."
             )
         meter = Meter(
-            _curvature.matvec_of(objective, operator),
+            _curvature.matvec_of(objective, operator, generator),
             objective.num_params,
             **_curvature.limits_of(clock, max_products),
             **_curvature.place_of(objective),
@@ -155,9 +156,9 @@ def effective_condition(
 
 
 def _check(objective: Any, fraction: float, tol: float, zero_tol: float, operator: str) -> None:
-    _curvature.matvec_of(objective, operator)
-    if operator == "covariance":
-        raise InputError("operator is 'covariance'; allowed: 'hessian' or 'ggn', which have a Newton step.")
+    if operator not in _curvature.CURVATURES:
+        allowed = ", ".join(map(repr, _curvature.CURVATURES))
+        raise InputError(f"operator is {operator!r}; allowed: {allowed}, which have a Newton step.")
     if not 0 <= fraction < 1:
         raise InputError(
             f"fraction is {fraction}; allowed: 0 or more and below 1, a share of the predicted gain."

@@ -29,6 +29,7 @@ def _price(
     num_probes: int = 4,
     num_steps: int = 100,
     num_deflated: int = 20,
+    operator: str = "hessian",
     budget: Any = None,
     **options: Any,
 ) -> Cost:
@@ -36,7 +37,8 @@ def _price(
     limit = Budget.of(budget).products
     products = min(objective.num_params, planned, planned if limit is None else limit)
     vectors = min(num_steps + num_deflated, products)
-    return Cost(gradients=1, products=products, peak_bytes=_curvature.bytes_of(objective, vectors))
+    held = _curvature.bytes_of(objective, vectors) + _curvature.bytes_of_operator(objective, operator)
+    return Cost(gradients=1, products=products, peak_bytes=held)
 
 
 @instrument(needs="objective", unit="θ²/ℓ", price=_price)
@@ -76,7 +78,7 @@ def hessian_density(
         grid: Eigenvalues at which to give the density, ascending, or how many.
         kernel_width: Standard deviation w of the kernel; 1 % of the range of eigenvalues if ``None``.
         negative_tol: What counts as negative, as a fraction of the largest |eigenvalue|.
-        operator: ``"hessian"``, ``"ggn"`` or ``"covariance"``.
+        operator: ``"hessian"``, ``"ggn"``, ``"fisher"``, ``"fisher_mc"``, ``"empirical_fisher"`` or ``"covariance"``.
         generator: Source of the starts; a fixed seed if ``None``.
         budget: Limit: products, ``"5s"`` or a `Budget`.
 
@@ -104,7 +106,7 @@ def hessian_density(
     """
     _check(grid, kernel_width, negative_tol)
     length = grid if isinstance(grid, int) else len(grid)
-    matvec = _curvature.matvec_of(objective, operator)
+    matvec = _curvature.matvec_of(objective, operator, generator)
     clock = Budget.of(budget).start()
     try:
         measure = slq(
@@ -138,7 +140,7 @@ def _nothing(operator: str, length: int, status: Status) -> Measurement:
 
 
 def _unit(operator: str) -> str:
-    return "θ²/ℓ²" if operator == "covariance" else "θ²/ℓ"
+    return "θ²/ℓ" if operator in _curvature.CURVATURES else "θ²/ℓ²"
 
 
 def _measurement(

@@ -23,11 +23,20 @@ def _limit(k: int, num_smallest: int) -> int:
     return 20 * (k + num_smallest) + 100
 
 
-def _price(objective: Any, k: int = 10, *, num_smallest: int = 3, budget: Any = None, **options: Any) -> Cost:
+def _price(
+    objective: Any,
+    k: int = 10,
+    *,
+    num_smallest: int = 3,
+    operator: str = "hessian",
+    budget: Any = None,
+    **options: Any,
+) -> Cost:
     expected = min(3 * (k + num_smallest) + 10, objective.num_params)
     products = Budget.of(budget).products
     expected = expected if products is None else min(expected, products)
-    return Cost(gradients=1, products=expected, peak_bytes=_curvature.bytes_of(objective, expected))
+    held = _curvature.bytes_of(objective, expected) + _curvature.bytes_of_operator(objective, operator)
+    return Cost(gradients=1, products=expected, peak_bytes=held)
 
 
 @instrument(needs="objective", unit="ℓ/θ²", price=_price)
@@ -63,8 +72,8 @@ def hessian_spectrum(
         k: Number of largest eigenvalues.
         num_smallest: Number of algebraically smallest ones.
         tol: Allowed residual as a fraction of the largest |eigenvalue|.
-        operator: ``"hessian"``, ``"ggn"`` (generalised Gauss-Newton) or ``"covariance"`` (of per-example
-            gradients).
+        operator: ``"hessian"``, ``"ggn"`` (generalised Gauss-Newton), ``"fisher"`` (exact), ``"fisher_mc"``
+            (sampled targets), ``"empirical_fisher"`` or ``"covariance"`` (of per-example gradients).
         eigenvectors: Also return the vectors, in ``details``.
         confirm: Search again with everything found taken out, until nothing new turns up (about twice the
             cost).
@@ -93,7 +102,7 @@ def hessian_spectrum(
     [4.0, 1.0]
     """
     unit, size = _curvature.UNITS.get(operator, ""), min(k, objective.num_params)
-    matvec = _curvature.matvec_of(objective, operator)
+    matvec = _curvature.matvec_of(objective, operator, generator)
     clock = Budget.of(budget).start()
     try:
         result = top_eigenpairs(

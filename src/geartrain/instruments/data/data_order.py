@@ -45,7 +45,13 @@ def data_order(
     values, or the token frequencies of an example. Its mean over random orders is exactly 1; batches of b
     equal targets give b.
 
-    **Cost**: one epoch of data (loaders are read through); the model is not run and the stream stays where it is.
+    **Cost** one epoch of data (loaders are read through); the model is not run and the stream stays where it is.
+
+    **Assumes** that the order of the next epoch is like that of this one.
+
+    **Misleads** where order is meant: batches balanced by class give a ratio below 1, which does no harm, and
+    curricula one above. Only the targets are looked at (or the tokens): an order in the inputs alone is not
+    seen.
 
     Args:
         run: A run.

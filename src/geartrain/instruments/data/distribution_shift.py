@@ -44,7 +44,13 @@ def distribution_shift(
     discriminant (ridge) sees the features, their squares, and each example's mean, spread and extremes, so that a
     changed scale or noise level shows as well as a changed mean. For tokens it sees how often each occurs.
 
-    **Cost**: a solve of size (examples) per fold, on up to 700 examples of each split; the model is not run.
+    **Cost** a solve of size (examples) per fold, on up to 700 examples of each split; the model is not run.
+
+    **Assumes** that the inputs are tables, images or tokens, and that the examples of each split are
+    independent of one another.
+
+    **Misleads** where the splits are meant to differ: by time, by person, by source. Neighbouring windows of
+    one text are told apart for honest reasons. A shift of the *labels* given the inputs is not seen at all.
 
     Args:
         run: A run with validation data.

@@ -44,7 +44,13 @@ def feature_leak(
     (classes) or its mean (numbers); fitted on one half of the training probe, scored on the other, both ways.
     Classes: (balanced accuracy - 1/C) / (1 - 1/C); numbers: R², the best output counts.
 
-    **Cost**: features x examples; the model is not run.
+    **Cost** features x examples; the model is not run.
+
+    **Assumes** that every example is one row of numbers and one target.
+
+    **Misleads** where one feature is honestly excellent (a tumour's size); what betrays a leak is one that is
+    nearly perfect and far ahead of the next. With many features and few examples the best of them looks good by
+    chance, which the split into halves lessens.
 
     Args:
         run: A run.

@@ -43,7 +43,13 @@ def feature_scales(
     their usual value in fewer than 1 % (or 3) of the examples are left out. Features are the flattened inputs; for
     images that meet convolutions they are the channels, for sequences of vectors the entries of the vectors.
 
-    **Cost**: a pass over the data; the model is not run.
+    **Cost** a pass over the data; the model is not run.
+
+    **Assumes** that the inputs are numbers, and that a feature keeps its place.
+
+    **Misleads** where the small features are irrelevant, and for optimizers that rescale each weight (Adam).
+    Features may have equal scales and still be badly conditioned, through correlation: see
+    `input_conditioning`.
 
     Args:
         subject: An objective or a run.

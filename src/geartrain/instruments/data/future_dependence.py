@@ -46,7 +46,12 @@ def future_dependence(
     moves by more than 1e-4 of the spread of all outputs (plus a tenth of their size). In evaluation mode, at up to
     12 places of up to 16 examples.
 
-    **Cost**: 13 forward passes over 16 examples.
+    **Cost** 13 forward passes over 16 examples.
+
+    **Assumes** that the model maps sequences to answers at every place, and runs on exchanged inputs.
+
+    **Misleads** for models that may look ahead (tagging, encoders): they depend on the future rightly, see
+    ``targets_are_shifted_inputs``. A dependence below the threshold of 1e-4 of the spread is not seen.
 
     Args:
         objective: What to measure; inputs (examples, places) of tokens or (examples, places, features).

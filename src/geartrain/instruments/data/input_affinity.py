@@ -44,7 +44,12 @@ def input_affinity(
     √⟨|f((a+b)/2) - (f(a)+f(b))/2|²⟩ / √⟨|f(a) - f(b)|²⟩ over pairs (a, b) of examples, in evaluation mode.
     0 = affine; of order 0.1 = clearly nonlinear.
 
-    **Cost**: three forward passes over at most 128 examples.
+    **Cost** three forward passes over at most 128 examples.
+
+    **Assumes** that the mean of two inputs is a valid input: numbers, not tokens.
+
+    **Misleads** in a network that has not left its linear regime yet: a small value need not mean that
+    activation functions are missing. Exactly 0, up to rounding, does.
 
     Args:
         objective: What to measure; made from ``loss_fn(outputs, targets)``.

@@ -55,7 +55,13 @@ def input_conditioning(
     largest eigenvalue down until nine tenths of their total are reached. Gradient descent with the largest stable
     step needs about that many steps to get there.
 
-    **Cost**: six singular-value decompositions of the inputs, n·d·min(n, d); the model is not run.
+    **Cost** six singular-value decompositions of the inputs, n·d·min(n, d); the model is not run.
+
+    **Assumes** that the inputs are numbers; classes count as indicator columns.
+
+    **Misleads** beyond the first layer: nonlinear models have other curvatures further up, adaptive optimizers
+    feel less of it, and targets that no linear function predicts leave the direction undetermined (then the
+    spectrum alone is used, and said so).
 
     Args:
         subject: An objective or a run.

@@ -33,7 +33,12 @@ def label_balance(
 ) -> Measurement:
     """Measure the share of the most frequent class.
 
-    **Cost**: a pass over the data; the model is not run.
+    **Cost** a pass over the data; the model is not run.
+
+    **Assumes** that the targets are classes, one per example.
+
+    **Misleads** as a fault in itself: what matters is whether the rare classes are learnt, see `class_recall`.
+    It says nothing about how hard the classes are to tell apart.
 
     Args:
         subject: An objective or a run.

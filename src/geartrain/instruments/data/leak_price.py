@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ NAME = "leak_price"
 
 
 def _price(run: Run, **options: object) -> Cost:
-    return Cost(forwards=PLACES + 2)
+    return Cost(forwards=PLACES + 2 if _answers_at_every_place(run.probe("train", EXAMPLES)) else 2)
 
 
 @instrument(needs="run", unit="1", price=_price)
@@ -51,7 +52,14 @@ def leak_price(
     highest single power (see `feature_leak`) shuffled, minus the loss without, on the validation data if there are
     some.
 
-    **Cost**: 9 forward passes over 64 examples, or 2 over the probe.
+    **Cost** 9 forward passes over 64 examples, or 2 over the probe.
+
+    **Assumes** that the model can be run on exchanged inputs: rows of a table, or sequences with an answer at
+    every place.
+
+    **Misleads** as proof of a leak: a large price for an honest feature only says that the feature is useful. A
+    leak that is spread over many features is underestimated, since only one is taken out. Read it with
+    `feature_leak` and `future_dependence`.
 
     Args:
         run: A run, as far as it has been trained.
@@ -102,18 +110,19 @@ _Rows = tuple[str, list[float], list[float], int | None]
 _Loss = Callable[..., Tensor]
 
 
-def _future(run: Run, loss_fn: _Loss) -> _Rows | None:
-    batch = run.probe("train", EXAMPLES)
-    if (
-        not isinstance(batch, (tuple, list))
-        or not isinstance(batch[0], Tensor)
-        or not isinstance(batch[1], Tensor)
-    ):
-        return None
+def _answers_at_every_place(batch: Any) -> bool:
+    if not (isinstance(batch, (tuple, list)) and all(isinstance(part, Tensor) for part in batch[:2])):
+        return False
     inputs, targets = batch[0], batch[1]
     sequence = inputs.ndim >= 2 and not (inputs.ndim == 2 and inputs.is_floating_point())
-    if not sequence or targets.shape[:2] != inputs.shape[:2] or len(inputs) < 2 or inputs.shape[1] < 3:
+    return sequence and targets.shape[:2] == inputs.shape[:2] and len(inputs) >= 2 and inputs.shape[1] >= 3
+
+
+def _future(run: Run, loss_fn: _Loss) -> _Rows | None:
+    batch = run.probe("train", EXAMPLES)
+    if not _answers_at_every_place(batch):
         return None
+    inputs, targets = batch[0], batch[1]
     kept, lost = [], []
     before = outputs_of(run, inputs)
     for place in np.unique(np.linspace(0, inputs.shape[1] - 2, PLACES).round().astype(int)).tolist():

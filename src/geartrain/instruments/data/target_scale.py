@@ -36,7 +36,12 @@ def target_scale(
 
     With several outputs: the largest over the outputs. A well-scaled target gives about 1.
 
-    **Cost**: a pass over the data; the model is not run.
+    **Cost** a pass over the data; the model is not run.
+
+    **Assumes** that the targets are numbers.
+
+    **Misleads** for models or losses that rescale by themselves, and for adaptive optimizers, which feel the
+    scale through the number of steps only. Heavy tails make the standard deviation a poor summary.
 
     Args:
         subject: An objective or a run.

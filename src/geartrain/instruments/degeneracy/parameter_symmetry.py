@@ -40,7 +40,12 @@ def parameter_symmetry(
     is called last and of embeddings. Two are copies if their rows differ by less than ``tol`` of their norm; the same
     is asked of the rows of the gradient.
 
-    **Cost** one gradient. **Assumes** that no noise acts on single units.
+    **Cost** one gradient.
+
+    **Assumes** that no noise acts on single units.
+
+    **Misleads** under dropout or other noise per unit, which breaks the symmetry slowly although the mean
+    gradients agree.
 
     Args:
         objective: An `Objective`, or a `Run` whose training loss is meant.

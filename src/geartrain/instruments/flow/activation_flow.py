@@ -41,7 +41,13 @@ def activation_flow(
     between two of them belongs to the step), over all layers where fewer than two have any.
     For Gaussian weights N(0, s²/n) without bias it is ln s + ½[ψ(n/2) + ln(2/n)] ≈ ln s - 1/(2n).
 
-    **Cost**: one forward pass.
+    **Cost** one forward pass.
+
+    **Assumes** that layers are modules that are called, in the order of the signal.
+
+    **Misleads** read at a single layer, or in a trained model, which changes its scales on purpose; the trend
+    over many layers of a fresh one is what counts. Normalisation layers reset the scale and hide growth within
+    a block.
 
     Args:
         objective: What to measure.
@@ -93,7 +99,7 @@ def activation_flow(
         "activation_flow",
         rms,
         "1",
-        Status(State.EXACT, sentence),
+        Status(State.ESTIMATE, sentence),
         error,
         ("layer",),
         {"layer": names},

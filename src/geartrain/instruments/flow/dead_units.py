@@ -37,7 +37,12 @@ def dead_units(
     A unit is a feature of the layer (a channel, for convolutions, over all positions). ReLU: output 0 everywhere;
     ReLU6: 0 or 6 everywhere; LeakyReLU and its kin have a slope everywhere and are never dead.
 
-    **Cost**: one forward pass.
+    **Cost** one forward pass.
+
+    **Assumes** that the examples stand for the data: a unit that is off on a small probe may wake elsewhere.
+
+    **Misleads** where the model has more units than it needs: many dead ones then cost nothing. Units switched
+    off by pruning or by a mask count as dead as well.
 
     Args:
         objective: What to measure.

@@ -42,8 +42,13 @@ def initial_scale(
     The predictor says nothing by giving every class the same probability (ln C), every yes-or-no answer one half, or
     zero for every number.
 
-    **Cost** two forward passes over the probe at step 0; later one, and the first recorded batch loss stands for the
-    initial one. **Assumes** ``loss_fn(outputs, targets)``.
+    **Cost** two forward passes over the probe at step 0; later one, and the first recorded batch loss stands
+    for the initial one.
+
+    **Assumes** ``loss_fn(outputs, targets)``.
+
+    **Misleads** for outputs that are not logits (a softmax or sigmoid inside the model squeezes every loss
+    towards 1) and where pretrained weights begin well below 1.
 
     Args:
         run: A `Run`, or an `Objective` at its initial parameters.

@@ -43,7 +43,13 @@ def saturated_units(
 
     From the output y: slope y(1 - y) for a sigmoid (at most ¼), 1 - y² for tanh (at most 1).
 
-    **Cost**: one forward pass.
+    **Cost** one forward pass.
+
+    **Assumes** that the activation functions are modules or calls that can be seen; gates inside LSTM and GRU
+    layers are not.
+
+    **Misleads** as a fault in itself: a unit that works as a switch is saturated on purpose, and late in
+    training many are. What counts is a layer in which nearly all are, and a share that grew early.
 
     Args:
         objective: What to measure.

@@ -41,6 +41,11 @@ def class_recall(
 
     **Cost**: one forward pass.
 
+    **Assumes** one class per example, and independent examples.
+
+    **Misleads** with few examples of a class (the smallest of many estimated recalls is low by chance) and at the
+    start of training, when hardly any class is recognised.
+
     Args:
         run: A run that classifies.
         generator: Not used: nothing is drawn.

@@ -20,6 +20,12 @@ import torch
 from geartrain.instruments._answers import data_price, estimate, not_applicable
 from geartrain.instruments._base import Budget, instrument
 from geartrain.instruments._examples import class_labels, examples_of, features, standardised, target_values
+from geartrain.instruments.function._neighbours import (
+    agreement_of_classes,
+    agreement_of_numbers,
+    nearest,
+    squared_distances,
+)
 from geartrain.objective import Objective
 from geartrain.records import Measurement
 from geartrain.run import Run
@@ -40,6 +46,11 @@ def neighbour_agreement(
     the neighbours' mean. Distances are Euclidean after every feature is divided by its spread.
 
     **Cost**: n² distances; the model is not run.
+
+    **Assumes** inputs that are numbers, and independent examples.
+
+    **Misleads** as a measure of label noise where the target is a complicated function of the inputs (parity) or
+    distances between inputs mean little (photographs): agreement is low there without any noise.
 
     Args:
         subject: An objective or a run.
@@ -69,7 +80,7 @@ def neighbour_agreement(
     if found.size <= 2 * k:
         return not_applicable(name, f"{found.size} examples are too few for {k} neighbours each.")
     labels, values = class_labels(found.targets), target_values(found.targets)
-    near, twin = _neighbours(standardised(table), k)
+    near, twin = nearest(squared_distances(standardised(table)), k)
     if labels is not None and len(np.unique(labels)) > 1:
         return _classes(name, labels, near, twin)
     if values is not None and values.std() > 0:
@@ -79,45 +90,25 @@ def neighbour_agreement(
     )
 
 
-def _neighbours(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the k nearest others, nearest first, shape (n, k); and whether the nearest is identical."""
-    squares = (points**2).sum(1)
-    distances = squares[:, None] + squares[None, :] - 2 * points @ points.T
-    np.fill_diagonal(distances, np.inf)
-    near = np.argsort(distances, axis=1, kind="stable")[:, :k]
-    twin = np.take_along_axis(distances, near[:, :1], axis=1)[:, 0] <= 1e-9 * (1 + squares)
-    return near, twin
-
-
 def _classes(name: str, labels: np.ndarray, near: np.ndarray, twin: np.ndarray) -> Measurement:
-    classes, codes = np.unique(labels, return_inverse=True)
-    weights = 1 + 1e-3 * 0.5 ** np.arange(
-        near.shape[1]
-    )  # no two sets of voters weigh the same: nearer ones win ties
-    votes = np.stack([((codes[near] == c) * weights).sum(1) for c in range(len(classes))], axis=1).argmax(1)
-    agreement = float((votes == codes).mean())
-    chance = float(sum((votes == c).mean() * (codes == c).mean() for c in range(len(classes))))
-    twins = float((codes[near[twin, 0]] != codes[twin]).mean()) if twin.any() else math.nan
-    value = (agreement - chance) / (1 - chance)
-    error = math.sqrt(max(agreement * (1 - agreement), 1 / len(codes)) / len(codes)) / (1 - chance)
-    details = {"agreement": agreement, "chance": chance, "duplicate_disagreement": twins}
-    sentence = f"Neighbours agree in {agreement:.1%} of {len(codes)} examples; by chance {chance:.1%}."
-    return estimate(name, value, error, sentence, details=details)
+    votes = agreement_of_classes(labels, near)
+    twins = float((labels[near[twin, 0]] != labels[twin]).mean()) if twin.any() else math.nan
+    details = {"agreement": votes.agreement, "chance": votes.chance, "duplicate_disagreement": twins}
+    sentence = (
+        f"Neighbours agree in {votes.agreement:.1%} of {len(labels)} examples; by chance {votes.chance:.1%}."
+    )
+    return estimate(name, votes.value, votes.error, sentence, details=details)
 
 
 def _numbers(name: str, values: np.ndarray, near: np.ndarray) -> Measurement:
-    k = near.shape[1]
-    scaled = (values - values.mean(0)) / np.where(values.std(0) > 0, values.std(0), 1.0)
-    squares = ((scaled - scaled[near].mean(1)) ** 2).mean(1)
-    chance = 1 + 1 / k
-    value = 1 - float(squares.mean()) / chance
-    error = float(squares.std(ddof=1)) / math.sqrt(len(squares)) / chance
+    found = agreement_of_numbers(values, near)
     details = {
-        "agreement": 1 - float(squares.mean()),
-        "chance": 1 - chance,
+        "agreement": found.agreement,
+        "chance": found.chance,
         "duplicate_disagreement": math.nan,
     }
+    left = 1 - found.agreement
     sentence = (
-        f"The mean of {k} neighbours leaves {squares.mean():.1%} of the variance of {len(squares)} targets."
+        f"The mean of {near.shape[1]} neighbours leaves {left:.1%} of the variance of {len(values)} targets."
     )
-    return estimate(name, value, error, sentence, details=details)
+    return estimate(name, found.value, found.error, sentence, details=details)

@@ -32,7 +32,11 @@ def train_validation_gap(
 ) -> Measurement:
     """Measure mean validation loss minus mean training loss, on probes of at most 512 examples each.
 
-    **Cost** one forward pass over each probe. **Assumes** that the loss is a mean over examples.
+    **Cost** one forward pass over each probe.
+
+    **Assumes** that the loss is a mean over examples.
+
+    **Misleads** where the two sets differ in difficulty: a gap that was there at step 0 is no overfitting.
 
     Args:
         run: The run.

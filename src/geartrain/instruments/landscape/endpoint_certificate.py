@@ -48,8 +48,12 @@ def endpoint_certificate(
     curvature is used (Dauphin et al. 2014, arXiv:1406.2572), since the parabola has no minimum there. The gain may
     exceed the loss where the parabola does not hold: ``actual_gain`` then tells.
 
-    **Cost** at most ``max_products`` Hessian products, six forward passes, a pass of per-example gradients. **Assumes**
-    a positive loss that is nearly a parabola over the length of the step.
+    **Cost** at most ``max_products`` Hessian products, six forward passes, a pass of per-example gradients.
+
+    **Assumes** a positive loss that is nearly a parabola over the length of the step.
+
+    **Misleads** on small probes, where a step that gains overfits them, and far from the parabola, where the promise is
+    not what the loss does: compare ``actual_gain``. Short of convergence the gain is a lower bound.
 
     Args:
         objective: What to certify; of a `Run`, the training loss.

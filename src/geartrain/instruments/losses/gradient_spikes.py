@@ -34,7 +34,13 @@ def gradient_spikes(
     Jumps are counted as in `loss_spikes`: more than ``sigmas`` robust deviations (of the logarithm) and more than the
     factor ``least`` above the running median. Norms are those before clipping.
 
-    **Cost** nothing. **Assumes** a watched run.
+    **Cost** nothing.
+
+    **Assumes** a watched run.
+
+    **Misleads** on very small batches late in training, where most gradients are nearly zero and single
+    examples stand out by large factors without harm: ``count`` judges them against that scatter, the value does
+    not.
 
     Args:
         history: A `History`, or a `Run`.

@@ -33,7 +33,13 @@ def loss_oscillation(
     1 for strict alternation (ρ = -1), negative for a loss that moves smoothly (ρ > -1/2). Logarithms are cut at six
     robust deviations so that single spikes do not decide. (A loss that is not positive is taken as it is.)
 
-    **Cost** nothing. **Assumes** that noise of successive batches is independent.
+    **Cost** nothing.
+
+    **Assumes** that noise of successive batches is independent.
+
+    **Misleads** where momentum makes the oscillation slower than two steps (see ``period``), and where the
+    parameters oscillate symmetrically about a minimum: the loss then does not alternate at all, only the
+    parameters do (see `back_and_forth`).
 
     Args:
         history: A `History`, or a `Run`.

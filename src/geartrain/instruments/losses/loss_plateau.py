@@ -33,7 +33,12 @@ def loss_plateau(
     noise (from second differences), whichever is larger. A run whose whole gain is below three such deviations
     is one plateau.
 
-    **Cost** nothing. **Assumes** nothing of the loss.
+    **Cost** nothing.
+
+    **Assumes** nothing of the loss.
+
+    **Misleads** on runs that were stopped long after convergence (the tail *is* a plateau: see ``level`` and
+    ``from_start``), and where the noise of single batches hides slow progress.
 
     Args:
         history: A `History`, or a `Run`.

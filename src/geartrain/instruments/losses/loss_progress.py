@@ -28,7 +28,13 @@ def loss_progress(
     The start is the mean of the first 1 % of the batch losses (at least 1, at most 16), the end that of the last 5 %
     (at least 4, at most 200).
 
-    **Cost** nothing. **Assumes** a positive loss.
+    **Cost** nothing.
+
+    **Assumes** a positive loss.
+
+    **Misleads** where the first losses are huge for a reason that has nothing to do with learning (see
+    `initial_scale`); and it says nothing about the floor that noise in the labels sets, so 0.5 may be all there
+    is.
 
     Args:
         history: A `History`, or a `Run`.

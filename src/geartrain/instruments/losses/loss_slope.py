@@ -30,7 +30,13 @@ def loss_slope(
     The third is cut into at most 12 stretches; the value is the median slope over all pairs of stretches (Theil and
     Sen) of the logarithm of the mean loss against the logarithm of the step.
 
-    **Cost** nothing. **Assumes** a positive loss.
+    **Cost** nothing.
+
+    **Assumes** a positive loss.
+
+    **Misleads** where the step size was just changed (a decay step makes a cliff that no power law continues),
+    and where the loss approaches a floor above zero: the relative slope then tends to zero although the excess
+    still falls.
 
     Args:
         history: A `History`, or a `Run`.

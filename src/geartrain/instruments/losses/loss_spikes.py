@@ -34,8 +34,12 @@ def loss_spikes(
     the 50 losses before it. Deviations are those of ln(loss) from that median over the last 100 steps (never less
     than half of what they are over the whole run). Successive steps above the limit are one jump.
 
-    **Cost** nothing. **Assumes** a loss that is not negative (zeros count as the smallest positive
-    value).
+    **Cost** nothing.
+
+    **Assumes** a loss that is not negative (zeros count as the smallest positive value).
+
+    **Misleads** where the run is wild throughout: nothing then sticks out (see `loss_oscillation`). With
+    batches of one example, rare mislabelled ones look like spikes of training.
 
     Args:
         history: A `History`, or a `Run`.

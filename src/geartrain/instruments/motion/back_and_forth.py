@@ -44,8 +44,12 @@ def back_and_forth(
     taken in its coordinates. On a quadratic, gradient descent multiplies the top mode by exactly 1 - ηλ
     per step, so the share is 1 if ηλ > 1 and 0 if not.
 
-    **Cost** three gradients per step and at most ``max_products`` Hessian products. **Assumes** a loss function and an
-    optimizer whose preconditioner is known (see `edge_of_stability`).
+    **Cost** three gradients per step and at most ``max_products`` Hessian products.
+
+    **Assumes** a loss function and an optimizer whose preconditioner is known (see `edge_of_stability`).
+
+    **Misleads** where batch noise dominates the motion along that direction (then about one half), and where
+    the sharpest direction turns within the steps looked at.
 
     Args:
         run: The run; it is put back exactly.

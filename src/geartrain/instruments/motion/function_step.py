@@ -32,7 +32,12 @@ def function_step(
     Classifiers: mean KL(softmax before || softmax after) in nats. Otherwise: mean squared change of the outputs over
     their variance across examples.
 
-    **Cost** three gradients and one forward pass over 256 examples per step. **Assumes** ``loss_fn(outputs, targets)``.
+    **Cost** three gradients and one forward pass over 256 examples per step.
+
+    **Assumes** ``loss_fn(outputs, targets)``.
+
+    **Misleads** on probes that are not like the data; and it compares classifiers only with classifiers (KL),
+    regressions only with regressions (squared change over variance).
 
     Args:
         run: The run; it is put back exactly.

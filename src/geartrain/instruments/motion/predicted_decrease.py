@@ -33,7 +33,12 @@ def predicted_decrease(
     On a quadratic, one step of gradient descent with step η along curvature λ gives 1 - ηλ/2. The second-order
     prediction uses the slope at both ends of the step, -(∇L(θ) + ∇L(θ+δ))·δ/2, exact for parabolas.
 
-    **Cost** three gradients per step. **Assumes** that the run has a loss function.
+    **Cost** three gradients per step.
+
+    **Assumes** that the run has a loss function.
+
+    **Misleads** under strong momentum on small batches: the update then has little to do with this batch's
+    gradient, and the promise is small or of the wrong sign (see ``share_downhill``).
 
     Args:
         run: The run; it is put back exactly.

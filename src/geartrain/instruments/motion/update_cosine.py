@@ -29,7 +29,12 @@ def update_cosine(
 
     For gradient descent of step η on one mode of curvature λ it is +1 below ηλ = 1 and -1 above.
 
-    **Cost** three gradients per step. **Assumes** at least two updates that are not zero.
+    **Cost** three gradients per step.
+
+    **Assumes** at least two updates that are not zero.
+
+    **Misleads** under momentum, which makes successive updates alike whatever the gradients do. It averages
+    over all directions: `back_and_forth` looks along the sharpest one.
 
     Args:
         run: The run; it is put back exactly.

@@ -26,7 +26,12 @@ def update_norm(
 ) -> Measurement:
     """Measure the mean Euclidean norm of the parameters' change in a training step.
 
-    **Cost** three gradients per step. **Assumes** that the next steps are like the present ones.
+    **Cost** three gradients per step.
+
+    **Assumes** that the next steps are like the present ones.
+
+    **Misleads** across architectures: a length in parameters means nothing by itself (``relative`` and
+    `update_ratio` compare it with the weights).
 
     Args:
         run: The run; it is put back exactly.

@@ -29,7 +29,12 @@ def update_ratio(
 ) -> Measurement:
     """Measure |update| / |weights| per training step for every module that owns parameters.
 
-    **Cost** three gradients per step. **Assumes** that the next steps are like the present ones.
+    **Cost** three gradients per step.
+
+    **Assumes** that the next steps are like the present ones.
+
+    **Misleads** for layers that begin at zero (NaN until they have moved), for weights before a normalisation
+    layer, whose scale means nothing, and late in a decayed schedule.
 
     Args:
         run: The run; it is put back exactly.

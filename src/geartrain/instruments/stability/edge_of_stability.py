@@ -47,7 +47,13 @@ def edge_of_stability(
     (D = (1 - β₁ᵗ)(√v̂ + ε)): (2 + 2β₁)/((1 - β₁)η), i.e. 38/η at β₁ = 0.9; RMSprop and Adagrad likewise with their
     own D. Step sizes of parameter groups scale their directions; an L2 penalty inside the optimizer adds to H.
 
-    **Cost** at most ``max_products`` Hessian products on the probe. **Assumes** a twice differentiable loss.
+    **Cost** at most ``max_products`` Hessian products on the probe.
+
+    **Assumes** a twice differentiable loss.
+
+    **Misleads** for Adam while its second moments change within few steps: they are held fixed here. Training
+    at full batch commonly sits *at* 1 and still makes progress, so a value near 1 is no fault; noise of small
+    batches keeps it below. With unequal groups of momentum the threshold is that of the first.
 
     Args:
         run: The run.

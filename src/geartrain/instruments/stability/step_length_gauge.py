@@ -32,7 +32,13 @@ def step_length_gauge(
     A parabola with these slopes has its minimum at t* = slope before / (slope before - slope after) of the step, and
     α = 1/t* - 1. On a quadratic, gradient descent with step η along curvature λ gives ηλ - 1.
 
-    **Cost** three gradients per step. **Assumes** that the run has a loss function.
+    **Cost** three gradients per step.
+
+    **Assumes** that the run has a loss function.
+
+    **Misleads** under momentum on small batches: the update then has little to do with this batch's gradient,
+    and α scatters widely. A value near 0 is the best step for this batch alone; over many batches shorter steps
+    do better.
 
     Args:
         run: The run; it is put back exactly.

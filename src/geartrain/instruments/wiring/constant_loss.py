@@ -49,9 +49,12 @@ def constant_loss(
     squared error. For sequences of classes c is shared by all places as well. Where the loss wants probabilities
     or log-probabilities, c is kept among them.
 
-    **Cost**: one forward pass of the model, and about 10 to 100 evaluations of the loss alone.
+    **Cost** one forward pass of the model, and about 10 to 100 evaluations of the loss alone.
 
     **Assumes** a loss that is convex in the outputs (otherwise: a local minimum).
+
+    **Misleads** as a floor: it is what no learning reaches, not what good learning does. For unbalanced classes
+    it is small although nothing was learnt.
 
     Args:
         objective: What to measure; made from ``loss_fn(outputs, targets)``.

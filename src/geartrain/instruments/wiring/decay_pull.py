@@ -40,8 +40,13 @@ def decay_pull(
     With weight decay κ, weights w and gradient g of the training loss: ‖κw‖/‖g‖ for an L2 penalty inside the optimizer
     (SGD, Adam), ‖κw‖/‖D⁻¹g‖ for decoupled decay (AdamW), D the optimizer's preconditioner.
 
-    **Cost** one gradient on the probe. **Assumes** that decay is the optimizer's; a penalty inside the loss is not
-    seen.
+    **Cost** one gradient on the probe.
+
+    **Assumes** that decay is the optimizer's; a penalty inside the loss is not seen.
+
+    **Misleads** for scale-invariant weights, those followed by a normalisation layer: there decay only sets the
+    effective step size, and the balance is one of norms in time, not of forces (see ``equilibrium_norm``).
+    Early in training the loss pulls harder than it will at the end.
 
     Args:
         run: The run.

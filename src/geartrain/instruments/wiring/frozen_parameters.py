@@ -38,8 +38,13 @@ def frozen_parameters(
     for all), ``"no update"`` (the gradient is there, the steps change nothing: lost in rounding, or detached
     in the step). The gradient of *all* parameters is taken on a probe to see on which ones the loss depends.
 
-    **Cost** three gradients per step and one on the probe. **Assumes** that the run has a loss function; without one
-    every parameter counts as needed.
+    **Cost** three gradients per step and one on the probe.
+
+    **Assumes** that the run has a loss function; without one every parameter counts as needed.
+
+    **Misleads** where freezing is meant (fine-tuning a head, fixed positions): the reasons, and the share of
+    the gradient that is thrown away, tell the two apart only in part. A warm-up that begins at step size 0
+    looks frozen at its first steps.
 
     Args:
         run: The run; it is put back exactly.

@@ -34,7 +34,12 @@ def gradient_fidelity(
     Where several batches are gathered for one optimizer step, the sum of their gradients is what is compared. If
     gradients are not cleared, the one used is exactly what lay in the parameters plus the fresh one.
 
-    **Cost** three gradients per step. **Assumes** a loss function, and an optimizer that does not evaluate it itself.
+    **Cost** three gradients per step.
+
+    **Assumes** a loss function, and an optimizer that does not evaluate it itself.
+
+    **Misleads** where the user's step mixes or augments the batch after it was handed over, or adds terms that
+    the declared loss does not have: the gradients then differ rightly.
 
     Args:
         run: The run; it is put back exactly.

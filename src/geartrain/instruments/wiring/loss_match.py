@@ -37,7 +37,12 @@ def loss_match(
     that are no log-probabilities); cannot see a common offset of numeric targets (softmax over the batch); rises
     when the right class's score does. ½: classes are regressed by a squared error (it works, slowly). 1: none of these.
 
-    **Cost**: one forward pass over at most 128 examples and about ten evaluations of the loss.
+    **Cost** one forward pass over at most 128 examples and about ten evaluations of the loss.
+
+    **Assumes** that the loss can be called on outputs of the instrument's own making, and has no state.
+
+    **Misleads** about intentions: class numbers that are a true scale (ratings) may well be regressed, and are
+    flagged all the same. A loss of one's own invention may fail a test and be right.
 
     Args:
         objective: What to test; made from ``loss_fn(outputs, targets)``.

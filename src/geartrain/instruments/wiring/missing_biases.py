@@ -41,8 +41,12 @@ def missing_biases(
     Where some are missing, zero biases are added in thought and the gradient of the loss with respect to them is taken:
     at a minimum of a model that has them it would vanish.
 
-    **Cost** one forward pass, and two gradients where a bias is missing. **Assumes** that layers are modules that are
-    called.
+    **Cost** one forward pass, and two gradients where a bias is missing.
+
+    **Assumes** that layers are modules that are called.
+
+    **Misleads** for designs that leave biases out on purpose, as many language models do; ``gradient_share``
+    says whether the loss asks for them. Only a normalisation *directly* behind counts as a replacement.
 
     Args:
         objective: An `Objective`, or a `Run` whose training loss is meant.

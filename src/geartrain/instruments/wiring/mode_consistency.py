@@ -34,7 +34,12 @@ def mode_consistency(
 ) -> Measurement:
     """Check the mode of every module that behaves differently in the two, in a step, an evaluation, and a step.
 
-    **Cost** two training steps and one evaluation. **Assumes** that the evaluation leaves no traces outside the model.
+    **Cost** two training steps and one evaluation.
+
+    **Assumes** that the evaluation leaves no traces outside the model.
+
+    **Misleads** where a mode is meant: frozen batch statistics in fine-tuning, dropout kept on to sample
+    predictions.
 
     Args:
         run: The run; it is put back exactly.

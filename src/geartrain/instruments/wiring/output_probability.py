@@ -35,7 +35,12 @@ def output_probability(
     if it is ln 2 for outputs 0 and falls towards 0 for large scores of the right sign (sigmoid inside). An output is
     a probability if its entries are non-negative and sum to 1, or if it is the result of a sigmoid.
 
-    **Cost**: one forward pass over at most 128 examples and a few evaluations of the loss.
+    **Cost** one forward pass over at most 128 examples and a few evaluations of the loss.
+
+    **Assumes** that the loss can be called on outputs of the instrument's own making.
+
+    **Misleads** where the squeezing is meant (a temperature, a bounded score), and for outputs that happen to
+    be non-negative and to sum to 1 on these examples. Rescaling after the softmax hides it.
 
     Args:
         objective: What to measure; made from ``loss_fn(outputs, targets)``.

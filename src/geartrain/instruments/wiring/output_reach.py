@@ -29,7 +29,13 @@ def output_reach(
 ) -> Measurement:
     """Measure the share of target numbers outside the range of the output activation.
 
-    **Cost**: one forward pass over at most 64 examples.
+    **Cost** one forward pass over at most 64 examples.
+
+    **Assumes** that the last activation's result is the output, unscaled.
+
+    **Misleads** where outputs are rescaled after the activation (counted as unbounded), and at the edge:
+    targets of exactly 0 or 1 under a sigmoid are approached but never reached, which is meant in
+    classification.
 
     Args:
         objective: What to measure; made from ``loss_fn(outputs, targets)``.

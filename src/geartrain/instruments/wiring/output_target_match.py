@@ -33,7 +33,12 @@ def output_target_match(
     With random outputs: exchanging the targets among the examples must change the loss (if the outputs matter to
     it at all). Shapes that differ but broadcast, and a loss that warns about sizes, count as a mismatch too.
 
-    **Cost**: one forward pass over at most 128 examples and four evaluations of the loss.
+    **Cost** one forward pass over at most 128 examples and four evaluations of the loss.
+
+    **Assumes** that the loss can be called on outputs of the instrument's own making.
+
+    **Misleads** for losses that are *meant* to ignore the pairing (distances between distributions, contrastive
+    losses): they are flagged too. Targets that are all equal cannot be told apart.
 
     Args:
         objective: What to test; made from ``loss_fn(outputs, targets)``.

@@ -1,0 +1,14 @@
+"""What an instrument promises, as checks that anybody can run on theirs.
+
+>>> import geartrain as gt
+>>> from geartrain import testing
+>>> testing.check_instrument(gt.instruments.loss_slope, checks=["speaks"])
+"""
+
+from __future__ import annotations
+
+from geartrain.testing._fingerprint import fingerprint
+from geartrain.testing._subjects import SUBJECTS, made
+from geartrain.testing.instruments import CHECKS, ConformanceError, check_instrument
+
+__all__ = ["CHECKS", "SUBJECTS", "ConformanceError", "check_instrument", "fingerprint", "made"]
