@@ -49,7 +49,12 @@ def instruments_page() -> str:
     ]
     for family, names in own_families().items():
         title = essay(family)[0].partition(":")[0]
-        lines += [f"## [{title}](instruments/{family}.md)", "", "| instrument | of | unit | what it does |", "|---|---|---|---|"]
+        lines += [
+            f"## [{title}](instruments/{family}.md)",
+            "",
+            "| instrument | of | unit | what it does |",
+            "|---|---|---|---|",
+        ]
         for name in names:
             spec = instruments.get(name).spec
             link = f"[`{name}`](instruments/{family}.md#{name})"
@@ -66,7 +71,10 @@ def family_page(family: str, names: list[str], predictions: dict[str, list[str]]
         item = instruments.get(name)
         found = parts_of(item)
         lines += [f'<a id="{name}"></a>', "", f"## `{name}`", "", found["summary"], ""]
-        lines += [f"*Of {SUBJECTS[item.spec.needs]}; unit {item.spec.unit}.* `geartrain measure {name} digits`", ""]
+        lines += [
+            f"*Of {SUBJECTS[item.spec.needs]}; unit {item.spec.unit}.* `geartrain measure {name} digits`",
+            "",
+        ]
         lines += [line for part in PARTS if part in found for line in (f"**{part}** {found[part]}", "")]
         if "References" in found:
             lines += [f"**References** {found['References']}", ""]

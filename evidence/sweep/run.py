@@ -1,7 +1,7 @@
 """Kills, full disks, rivals and dead nodes: what a sweep survives. ``python evidence/sweep/run.py [NAME ...]``.
 
 Every trial ends in the same comparison: each file of each finished unit, byte for byte, against an uninterrupted sweep.
-Writes ``verdicts.json`` and ``verdicts.md`` beside this file. About four minutes on one core; the parts that need Ray or
+Writes ``verdicts.json`` and ``verdicts.md`` beside this file. About six minutes on one core; the parts that need Ray or
 submitit say so where it is missing. Mounting a small disk needs root; where that is not permitted, the writer's files
 are limited in size instead.
 """
@@ -106,8 +106,10 @@ def kills(work: Path) -> dict[str, Any]:
     trials, again = [], 0
     for trial in range(KILLS):
         before, began = sweep.folder.finished(), len(toy.journal(journal))
-        moment, everybody = rng.uniform(0.1, 2.5), trial % 2 == 1
+        moment, everybody, starting = rng.uniform(0.0, 1.0), trial % 2 == 1, trial % 5 == 4
         with started(sweep.folder.path, journal, 0.1) as process:
+            while not starting and len(toy.journal(journal)) == began:  # most of them once it is at work
+                time.sleep(0.005)
             time.sleep(moment)
             running = process.poll() is None
             (os.killpg if everybody else os.kill)(process.pid, signal.SIGKILL)
@@ -118,6 +120,7 @@ def kills(work: Path) -> dict[str, Any]:
         trials.append(
             {
                 "second": round(moment, 2),
+                "of": "start" if starting else "work",
                 "killed": "all" if everybody else "driver",
                 "running": running,
                 **result,
@@ -136,7 +139,7 @@ def kills(work: Path) -> dict[str, Any]:
         f"units begun twice because a kill cut them off: {sum(n > 1 for n in count.values())}",
         "trials": trials,
         "end": result,
-        "said": said.strip(),
+        "said": said.strip().replace(str(work), ""),
     }
 
 

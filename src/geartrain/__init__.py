@@ -23,10 +23,31 @@ _HOMES = {
     "sweep": "geartrain.sweeps",
     "watch": "geartrain.monitor",
 }
-_PACKAGES = ("builtin", "datasets", "ensemble", "errors", "instruments", "linalg", "mechanisms", "store", "sweeps", "testing", "zoo")
+_PACKAGES = (
+    "builtin",
+    "datasets",
+    "ensemble",
+    "errors",
+    "instruments",
+    "linalg",
+    "mechanisms",
+    "store",
+    "sweeps",
+    "testing",
+)
 
 if TYPE_CHECKING:
-    from geartrain import builtin, datasets, ensemble, errors, instruments, linalg, mechanisms, store, sweeps, zoo
+    from geartrain import (
+        builtin,
+        datasets,
+        ensemble,
+        errors,
+        instruments,
+        linalg,
+        mechanisms,
+        store,
+        sweeps,
+    )
     from geartrain.diagnosis import Diagnosis, diagnose
     from geartrain.measuring import measure
     from geartrain.monitor import watch
@@ -54,7 +75,6 @@ __all__ = [
     "sweep",
     "sweeps",
     "watch",
-    "zoo",
 ]
 
 

@@ -115,7 +115,7 @@ SETTINGS = {
     "initial": {"initial": torch.linspace(-1, 1, 38, dtype=torch.float64)},
     "stop below": {"stop": 1.0, "lr": 0.1},
     "plateau": {"stop": gt.ensemble.Stop(plateau=2), "lr": 0.5},
-    "diverging": {"optimizer": "sgd", "lr": 1e12, "loss": lambda out, _: out.square().mean()},
+    "diverging": {"optimizer": "sgd", "lr": 1e12, "data": (POINTS, POINTS), "loss": functional.mse_loss},
 }
 
 

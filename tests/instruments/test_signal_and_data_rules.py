@@ -111,9 +111,7 @@ def multi_label() -> Run:
     )
 
 
-KINDS: dict[str, Callable[[], Run]] = {
-    f.__name__: f for f in (language, loaded, multi_label)
-}
+KINDS: dict[str, Callable[[], Run]] = {f.__name__: f for f in (language, loaded, multi_label)}
 
 
 def measured(name: str, run: Run) -> Any:

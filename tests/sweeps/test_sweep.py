@@ -26,7 +26,8 @@ from geartrain.sweeps import progress, runner
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runner, "_POLL", 0.01)
-    monkeypatch.setattr(os, "fsync", lambda handle: None)  # nobody pulls the plug here: do not wait for the disk
+    # Nobody pulls the plug here: do not wait for the disk.
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 def plan(function=work.simple, folder="s", **options):

@@ -119,7 +119,10 @@ class Sweep:
     action: Positional[
         Annotated[
             Literal["status", "resume", "retry"],
-            arg(metavar="ACTION", help="status, resume (compute what is missing) or retry (the failed units too)."),
+            arg(
+                metavar="ACTION",
+                help="status, resume (compute what is missing) or retry (the failed units too).",
+            ),
         ]
     ]
     folder: Positional[Annotated[Path, arg(metavar="FOLDER", help="Folder of the sweep.")]]

@@ -4,6 +4,8 @@ from tests.training_toys import classifier
 from torch import nn
 
 from geartrain import instruments
+from geartrain.instruments._base import Budget
+from geartrain.records import State
 
 
 def network():
@@ -74,3 +76,10 @@ def test_parameters_that_nothing_depends_on_are_unused_not_frozen():
     result = instruments.frozen_parameters(classifier(model=Idle()))
     assert float(result) == 0.0
     assert result.details["unused"] == ["idle.weight", "idle.bias"]
+
+
+def test_without_time_only_declared_reasons_are_known_and_it_says_so():
+    found = instruments.frozen_parameters(classifier(), budget=Budget(seconds=1e-9))
+    assert found.status.state is State.OUT_OF_BUDGET
+    assert "Only declared reasons were looked at" in str(found.status)
+    assert found.cost.gradients == 0

@@ -60,7 +60,8 @@ def frozen_parameters(
         norm that belongs to the frozen ones), ``layers`` (modules all of whose parameters are frozen).
     """
     taken = _window.of(run, steps, window, budget)
-    gradients = _gradient_norms(run, probe)
+    cut_short = not len(taken) and taken.failure is None  # nothing was affordable: not the gradient either
+    gradients = None if cut_short else _gradient_norms(run, probe)
     named = dict(run.model.named_parameters())
     reasons = _reasons(run, taken)
     unused = [n for n in named if gradients is not None and gradients[n] == 0.0]
@@ -77,7 +78,8 @@ def frozen_parameters(
     sentence = f"{len(held)} of {len(named)} parameter tensors stay as they are."
     if taken.failure or not len(taken):
         sentence += " Only declared reasons were looked at: no step could be watched to its end."
-    return answer("frozen_parameters", share, sentence, state=State.EXACT, details=details)
+    state = State.OUT_OF_BUDGET if cut_short else State.EXACT
+    return answer("frozen_parameters", share, sentence, state=state, details=details)
 
 
 def _reasons(run: Run, taken: _window.Window) -> dict[str, str]:

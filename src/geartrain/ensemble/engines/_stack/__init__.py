@@ -1,9 +1,9 @@
-"""Forward and backward passes of the layers that the stack engine knows: one file per kind, found by scanning this folder.
+"""Forward and backward passes of the layers that the stack engine knows: one file per kind, found by a scan.
 
 A file may define any of three tables; each maps what stands in a model to a function that makes the `Layer`, or raises
 `Declined` with the reason in one sentence::
 
-    MODULES   = {nn.Linear: maker(module, names)}       # exact types; names: the module's own parameter names -> model's
+    MODULES   = {nn.Linear: maker(module, names)}       # exact types; names: the module's parameters -> the model's
     FUNCTIONS = {torch.relu: maker(*args, **kwargs)}    # with the arguments as they stand in the traced graph
     METHODS   = {"relu": maker(self, *args, **kwargs)}
 """

@@ -68,17 +68,18 @@ class Program:
         self.depends = [False] * (len(placeholders) + 1)
         values: dict[fx.Node, Any] = {n: Ref(i) for i, n in enumerate(placeholders)}
         self.output = self._add(graph, values, model)
-        graph = _traced(_LossCall(loss_fn), "loss")
+        call = _LossCall(loss_fn)
+        graph = _traced(call, "loss")
         outputs, targets = [n for n in graph.nodes if n.op == "placeholder"]
         ends = {outputs: self.output, targets: Ref(len(placeholders))}
         self.model_steps = len(self.steps)
-        last = self._add(graph, ends, None)
+        last = self._add(graph, ends, call)
         losses = [s for s in self.steps if isinstance(s.layer, Loss)]
         if last.index != len(self.depends) - 1 or losses != self.steps[-1:]:
             raise Declined("its loss is not one cross-entropy or mean squared error")
         self._settle()
 
-    def _add(self, graph: fx.Graph, values: dict[fx.Node, Any], root: nn.Module | None) -> Ref:
+    def _add(self, graph: fx.Graph, values: dict[fx.Node, Any], root: nn.Module) -> Ref:
         for node in graph.nodes:
             if node.op == "placeholder":
                 continue
@@ -92,16 +93,16 @@ class Program:
             values[node] = self._step(node, values, self._layer(node, root))
         raise Declined("it returns nothing")
 
-    def _layer(self, node: fx.Node, root: nn.Module | None) -> Layer:
+    def _layer(self, node: fx.Node, root: nn.Module) -> Layer:
         target: Any = node.target
         try:
-            if node.op == "call_module" and root is not None:
+            if node.op == "call_module":
                 module = root.get_submodule(target)
                 make = table("MODULES").get(type(module))
                 if make is None:
                     raise Declined(f"it has no fast pass for {type(module).__name__}")
                 return make(module, self._names(module))
-            if node.op == "get_attr" and root is not None:
+            if node.op == "get_attr":
                 return self._constant(target, root)
             kind = "METHODS" if node.op == "call_method" else "FUNCTIONS"
             make = table(kind).get(target)
@@ -115,6 +116,8 @@ class Program:
 
     def _names(self, module: nn.Module) -> dict[str, str]:
         tensors = (*_named(module, "named_parameters"), *_named(module, "named_buffers"))
+        if any(id(tensor) not in self._first for _, tensor in tensors):
+            raise Declined("its loss has parameters of its own")
         return {name: self._first[id(tensor)] for name, tensor in tensors}
 
     def _constant(self, target: str, root: nn.Module) -> Layer:
@@ -157,8 +160,6 @@ class Program:
                 continue
             at = step.inputs[0]
             while at >= first and uses[at] == 1 and self.steps[at - first].layer.aliases:
-                if type(self.steps[at - first].layer).__name__ == "Pick":
-                    break
                 at = self.steps[at - first].inputs[0]
             maker = self.steps[at - first].layer if at >= first else None
             step.layer.in_place = (

@@ -16,13 +16,17 @@ _aten = torch.ops.aten
 class Loss(Layer):
     """``forward`` gives the losses, shape (members,); ``backward`` takes ``None`` and starts the backward pass."""
 
-    def coefficients(self, weights: Weights, examples: int, per_example: int) -> Tensor | None:
-        """What each number of an example counts, shape (members, examples); ``None`` for a plain mean."""
+    def coefficients(self, weights: Weights, places: int) -> Tensor | None:
+        """What each place counts, shape (members, places); ``None`` for a plain mean.
+
+        Places lie example by example, as many of each; `stack.supports` has compared the result with autograd's.
+        """
         if weights.examples is None:
             return None
-        if weights.examples.shape[1] != examples:
+        examples = weights.examples.shape[1]
+        if places % examples:
             raise Declined("its loss folds examples together, which batches of different sizes do not allow")
-        return weights.examples / per_example
+        return (weights.examples / (places // examples)).repeat_interleave(places // examples, 1)
 
 
 class CrossEntropy(Loss):
@@ -45,31 +49,27 @@ class CrossEntropy(Loss):
         self.places = (members, labels.shape[1], classes)
         z = last.reshape(self.places)
         self.p = _aten._log_softmax.out(z, -1, False, out=self.space.get("p", self.places, z))
-        self.labels, self.coefficient = self._counted(weights, labels, targets.shape[1])
+        self.labels, self.coefficient = self._counted(weights, labels)
         picked = self.p.gather(-1, self.labels)[..., 0]
         if isinstance(self.coefficient, float):
             return picked.sum(1).mul_(-self.coefficient)
         return torch.linalg.vecdot(picked, self.coefficient).neg_()
 
-    def _counted(self, weights: Weights, labels: Tensor, examples: int) -> tuple[Tensor, float | Tensor]:
+    def _counted(self, weights: Weights, labels: Tensor) -> tuple[Tensor, float | Tensor]:
         """The labels to gather by, shape (members, places, 1), and what each place counts."""
         number = labels.shape[1]
         mine = labels[:1] if labels.stride(0) == 0 else labels
         counted = mine != self.ignore
-        coefficients = self.coefficients(weights, examples, 1)
+        coefficients = self.coefficients(weights, number)
         if bool(counted.all()):
-            if coefficients is None:
-                return labels.unsqueeze(-1), 1 / number
-            return labels.unsqueeze(-1), (coefficients * (examples / number)).repeat_interleave(
-                number // examples, 1
-            )
+            return labels.unsqueeze(-1), 1 / number if coefficients is None else coefficients
         counted = counted.expand(labels.shape).to(self.p.dtype)
         safe = labels.clamp(min=0).unsqueeze(-1)  # what is ignored may lie outside the classes
-        if coefficients is None:
+        if weights.examples is None:
             return safe, counted / counted.sum(1, keepdim=True)
-        each = counted.view(len(labels), examples, -1)
-        each = each / each.sum(2, keepdim=True) * coefficients.unsqueeze(2)
-        return safe, torch.where(coefficients.unsqueeze(2) == 0, 0, each).flatten(1)
+        each = counted.view(*weights.examples.shape, -1)
+        each = each / each.sum(2, keepdim=True) * weights.examples.unsqueeze(2)
+        return safe, torch.where(weights.examples.unsqueeze(2) == 0, 0, each).flatten(1)
 
     def backward(
         self, weights: Weights, gradient: Any, wanted: tuple[bool, ...]
@@ -91,15 +91,14 @@ class SquaredError(Loss):
         """Outputs and targets of one shape (members, examples, ...)."""
         if outputs.shape != targets.shape or outputs.dtype != targets.dtype:
             raise Declined("its outputs and targets differ in shape or type")
-        members, examples = outputs.shape[:2]
-        number = outputs[0].numel()
+        members, number = len(outputs), outputs[0].numel()
         self.shape = outputs.shape
         self.d = torch.sub(outputs, targets, out=self.space.get("d", tuple(outputs.shape), outputs))
         square = torch.mul(self.d, self.d, out=self.space.get("square", tuple(self.d.shape), self.d))
-        self.coefficient = self.coefficients(weights, examples, number // examples)
+        self.coefficient = self.coefficients(weights, number)
         if self.coefficient is None:
             return square.view(members, -1).sum(1).mul_(1 / number)
-        return (square.view(members, examples, -1).sum(2) * self.coefficient).sum(1)
+        return torch.linalg.vecdot(square.view(members, -1), self.coefficient)
 
     def backward(
         self, weights: Weights, gradient: Any, wanted: tuple[bool, ...]
@@ -107,8 +106,7 @@ class SquaredError(Loss):
         """Twice the differences."""
         if self.coefficient is None:
             return (self.d.mul_(2 / self.d[0].numel()),)
-        scale = (2 * self.coefficient).view(*self.coefficient.shape, *(1,) * (self.d.ndim - 2))
-        return (self.d.mul_(scale),)
+        return (self.d.mul_((2 * self.coefficient).view(self.shape)),)
 
 
 def _cross_entropy(

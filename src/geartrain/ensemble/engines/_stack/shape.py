@@ -38,7 +38,7 @@ class Move(Layer):
 class Pick(Layer):
     """One item of a tuple, or a number of a size; for tensors, a part."""
 
-    aliases = True
+    keeps_output = True  # it shares memory with its neighbours
     takes_options = True
 
     def forward(self, weights: Weights, x: Any, index: Any) -> Any:

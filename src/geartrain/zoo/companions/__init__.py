@@ -1,1 +1,0 @@
-"""Companions: small systems that answer one question each."""

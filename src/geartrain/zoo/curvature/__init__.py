@@ -1,1 +1,0 @@
-"""Curvature and linear theory: spectra, conditioning and dynamics that can be written down."""

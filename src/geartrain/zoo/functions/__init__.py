@@ -1,1 +1,0 @@
-"""Functions and algorithms: targets whose structure is known exactly."""

@@ -1,1 +1,0 @@
-"""Landscapes: basins, saddles and paths whose lengths are known in closed form."""

@@ -1,1 +1,0 @@
-"""Noise and posteriors: gradient noise, stationary laws and volumes in closed form."""

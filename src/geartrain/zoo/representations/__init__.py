@@ -1,1 +1,0 @@
-"""Representations: features, memories and symmetries that were planted."""

@@ -1,1 +1,0 @@
-"""Risk curves and decisions: test errors and choices that theory predicts."""
