@@ -3,8 +3,8 @@ import pytest
 import torch
 from tests.training_toys import classifier, fragile_run, sgd_bowl
 
+from geartrain.budget import Budget
 from geartrain.instruments import _window
-from geartrain.instruments._base import Budget
 from geartrain.run import Run
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from geartrain import testing
+from geartrain.budget import Budget
 from geartrain.errors import InputError, UnknownNameError
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.records import Cost, Measurement, State, Status
 from geartrain.testing import ConformanceError, check_instrument
 

@@ -16,7 +16,7 @@ def seconds(budget: str) -> float:
     Raises:
         UsageError: It is no positive time.
     """
-    from geartrain.instruments._base import parse_seconds
+    from geartrain.budget import parse_seconds
 
     try:
         return parse_seconds(budget)

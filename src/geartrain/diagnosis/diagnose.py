@@ -16,13 +16,13 @@ import geartrain
 from geartrain import mechanisms as _mechanisms
 from geartrain._torch import kernels
 from geartrain._torch.rng import preserved, seed_all
+from geartrain.budget import parse_seconds
 from geartrain.diagnosis import describe, forks
 from geartrain.diagnosis.evidence import Evidence
 from geartrain.diagnosis.result import Diagnosis
 from geartrain.diagnosis.watched import Watched, watch
 from geartrain.diagnosis.weigh import finding, optimistic, weigh, weigh_one
 from geartrain.errors import InputError
-from geartrain.instruments._base import parse_seconds
 from geartrain.mechanisms import Mechanism
 from geartrain.records import BudgetReport, Measurement
 from geartrain.run import Run

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from geartrain import instruments
+from geartrain.budget import Budget
 from geartrain.diagnosis import derived, forks
 from geartrain.diagnosis.watched import Watched
 from geartrain.errors import GeartrainError
-from geartrain.instruments._base import Budget
 from geartrain.mechanisms import Intervention
 from geartrain.objective import Objective
 from geartrain.records import ForkResult, Measurement, State, Status

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geartrain.budget import Clock
 from geartrain.errors import InputError
 from geartrain.instruments import _fisher, _outer
-from geartrain.instruments._base import Clock
 from geartrain.linalg import Stop
 from geartrain.records import Measurement, State, Status
 

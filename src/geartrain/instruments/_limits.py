@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from geartrain.budget import Clock
 from geartrain.instruments._answers import no_answer
-from geartrain.instruments._base import Clock
 from geartrain.records import Measurement, State
 
 

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from geartrain._torch import batches as _batches
 from geartrain._torch import layer_pairs, piecewise
-from geartrain.instruments._base import Clock
+from geartrain.budget import Clock
 from geartrain.objective import Objective
 
 _DENSE = 64

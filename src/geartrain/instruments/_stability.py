@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from geartrain._torch import flat, kernels
+from geartrain.budget import Clock
 from geartrain.instruments import _curvature
-from geartrain.instruments._base import Clock
 from geartrain.linalg import EigenResult, top_eigenpairs
 from geartrain.objective import Objective
 from geartrain.run import Run

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from geartrain._torch import batches as _batches
 from geartrain._torch import ntk
+from geartrain.budget import Clock
 from geartrain.errors import InputError, NonFiniteError, UnsupportedError
 from geartrain.instruments._answers import no_answer
-from geartrain.instruments._base import Clock
 from geartrain.objective import Objective
 from geartrain.records import Cost, Measurement, State
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from geartrain._torch import batches as _batches
 from geartrain._torch import flat, kernels, rng
 from geartrain._torch.loss import SupervisedLoss, call_model
+from geartrain.budget import Budget, Clock
 from geartrain.instruments import _outputs
-from geartrain.instruments._base import Budget, Clock
 from geartrain.records import Cost
 from geartrain.run import History, Run
 

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_map
 
+from geartrain.budget import Budget
 from geartrain.errors import GeartrainError, InputError, NonFiniteError, UnknownNameError
-from geartrain.instruments._base import Budget, Instrument, Spec
+from geartrain.instruments._base import Instrument, Spec
 from geartrain.measuring import reference_for, subject_for
 from geartrain.records import Cost, Measurement, State, jsonable
 from geartrain.run import Run

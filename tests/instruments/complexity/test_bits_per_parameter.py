@@ -14,9 +14,9 @@ from tests.training_toys import classifier
 
 import geartrain as gt
 from geartrain._torch.flat import Layout
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments import bits_per_parameter
-from geartrain.instruments._base import Budget
 from geartrain.instruments.complexity._quantise import Quantiser, crossing
 from geartrain.records import State
 

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 import geartrain as gt
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments import hessian_spectrum, hessian_trace
-from geartrain.instruments._base import Budget
 from geartrain.records import Cost, State
 
 SPECTRUM = 1 / np.arange(1, 401) ** 1.2

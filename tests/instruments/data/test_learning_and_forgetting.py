@@ -95,7 +95,7 @@ def test_both_numbers_of_one_replay_agree():
 
 
 def _clock():
-    from geartrain.instruments._base import Budget
+    from geartrain.budget import Budget
 
     return Budget().start()
 

@@ -12,9 +12,9 @@ from tests.instruments.function.echoes import Echo, answered, calibrated, cluste
 from tests.made import normal, run_of
 from torch import nn
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments import calibration_error
-from geartrain.instruments._base import Budget
 from geartrain.instruments.function.calibration_error import of_answers, of_confidences
 from geartrain.objective import Objective
 from geartrain.records import State

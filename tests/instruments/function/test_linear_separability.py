@@ -11,9 +11,9 @@ from scipy.stats import binom, norm
 from tests.made import Next, linear, normal, objective_of, sequence_loss, words
 from torch import nn
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments import linear_separability
-from geartrain.instruments._base import Budget
 from geartrain.instruments.function.linear_separability import PENALTIES, Probe, _indicators, _score, _Task
 from geartrain.objective import Objective
 from geartrain.records import State

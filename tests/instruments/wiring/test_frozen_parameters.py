@@ -4,7 +4,7 @@ from tests.training_toys import classifier
 from torch import nn
 
 from geartrain import instruments
-from geartrain.instruments._base import Budget
+from geartrain.budget import Budget
 from geartrain.records import State
 
 

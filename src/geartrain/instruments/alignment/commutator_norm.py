@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geartrain.budget import Budget, Clock
 from geartrain.errors import InputError, NonFiniteError, UnsupportedError
 from geartrain.instruments import _curvature
 from geartrain.instruments._answers import answer, no_answer, not_applicable
-from geartrain.instruments._base import Budget, Clock, instrument
+from geartrain.instruments._base import instrument
 from geartrain.linalg.operators import Meter, Stop, default_generator
 from geartrain.records import Cost, Measurement, State, format_number
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
+from geartrain.budget import Budget, Clock
 from geartrain.errors import NonFiniteError, UnsupportedError
 from geartrain.instruments import _curvature
 from geartrain.instruments._answers import answer, no_answer, not_applicable
-from geartrain.instruments._base import Budget, Clock, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.alignment import _subspace
 from geartrain.instruments.alignment._subspace import Subspace
 from geartrain.linalg.operators import default_generator

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError, NonFiniteError
 from geartrain.instruments import _curvature
 from geartrain.instruments._answers import answer, no_answer, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.linalg import LanczosState, Meter, Stop, lanczos_init, lanczos_run
 from geartrain.linalg.slq import Quadrature
 from geartrain.records import Cost, Measurement, State, format_number

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geartrain.budget import Clock
 from geartrain.errors import InputError
-from geartrain.instruments._base import Clock
 from geartrain.instruments._limits import spent
 from geartrain.instruments.complexity._rise import allowed_rise, loss_at
 from geartrain.objective import Objective

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError, NonFiniteError, UnsupportedError
 from geartrain.instruments._answers import no_answer, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._limits import stopped
 from geartrain.instruments.complexity._quantise import (
     PROBES,

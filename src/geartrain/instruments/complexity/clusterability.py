@@ -17,9 +17,10 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor, nn
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments._answers import not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._limits import out_of_budget, stopped
 from geartrain.objective import Objective
 from geartrain.records import Cost, Measurement, State, Status

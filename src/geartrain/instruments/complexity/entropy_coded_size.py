@@ -15,9 +15,10 @@ import torch
 from scipy.special import gammaln
 from torch import Tensor
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError, NonFiniteError, UnsupportedError
 from geartrain.instruments._answers import no_answer, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._limits import stopped
 from geartrain.instruments.complexity._quantise import PROBES, Method, Quantiser, crossing, evaluations
 from geartrain.objective import Objective

@@ -16,9 +16,10 @@ from scipy.fft import dct
 from torch import Tensor
 
 from geartrain._torch import batches as _batches
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments._answers import no_answer, not_applicable, ratio_and_error
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._layers import first_tensor, in_evaluation
 from geartrain.instruments._limits import out_of_budget, spent, stopped
 from geartrain.objective import Objective

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments._answers import no_answer, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._decisions import decided, may_decide
 from geartrain.instruments._layers import in_evaluation
 from geartrain.instruments._limits import out_of_budget, spent, stopped

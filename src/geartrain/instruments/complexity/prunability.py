@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments._answers import no_answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._decisions import decided, may_decide
 from geartrain.instruments._limits import out_of_budget, spent, stopped
 from geartrain.instruments.complexity._rise import allowed_rise, loss_at

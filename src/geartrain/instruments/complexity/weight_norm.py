@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from geartrain.instruments._base import Budget, instrument
+from geartrain.budget import Budget
+from geartrain.instruments._base import instrument
 from geartrain.instruments._limits import stopped
 from geartrain.instruments.complexity._matrices import singular_values
 from geartrain.objective import Objective

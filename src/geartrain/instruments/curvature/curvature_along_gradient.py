@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import NonFiniteError
 from geartrain.instruments import _curvature
 from geartrain.instruments._answers import exact, no_answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.records import Cost, Measurement, State
 
 _NAME = "curvature_along_gradient"

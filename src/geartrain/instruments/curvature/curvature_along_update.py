@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geartrain.budget import Budget, Clock
 from geartrain.errors import NonFiniteError, UnsupportedError
 from geartrain.instruments import _curvature, _stability, _window
 from geartrain.instruments._answers import answer, no_answer, ratio_and_error
-from geartrain.instruments._base import Budget, Clock, instrument
+from geartrain.instruments._base import instrument
 from geartrain.objective import Objective
 from geartrain.records import Cost, Measurement, State
 from geartrain.run import Run

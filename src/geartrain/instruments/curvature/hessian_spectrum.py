@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import NonFiniteError
 from geartrain.instruments import _curvature
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.linalg import EigenResult, Stop, top_eigenpairs
 from geartrain.records import Cost, Measurement, State, Status, format_number
 

@@ -15,10 +15,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from geartrain.budget import Budget, Clock
 from geartrain.errors import InputError, NonFiniteError, UnsupportedError
 from geartrain.instruments import _curvature, _pairs
 from geartrain.instruments._answers import not_applicable
-from geartrain.instruments._base import Budget, Clock, instrument
+from geartrain.instruments._base import instrument
 from geartrain.linalg import TraceResult, trace
 from geartrain.linalg.trace import Estimator as Sketch
 from geartrain.objective import Objective

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geartrain.budget import Budget, Clock
 from geartrain.errors import InputError, NonFiniteError
 from geartrain.instruments import _curvature
-from geartrain.instruments._base import Budget, Clock, instrument
+from geartrain.instruments._base import instrument
 from geartrain.linalg import Meter, lanczos_init, lanczos_ritz, lanczos_run
 from geartrain.linalg.operators import default_generator
 from geartrain.objective import Objective

@@ -12,8 +12,8 @@ import torch
 
 from geartrain._torch import batches as _batches
 from geartrain._torch.loss import SupervisedLoss
+from geartrain.budget import Clock
 from geartrain.errors import InputError
-from geartrain.instruments._base import Clock
 from geartrain.instruments._decisions import decisions
 from geartrain.instruments._layers import first_tensor
 from geartrain.instruments._predictions import raw_outputs_of

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from geartrain._torch import batches as _batches
+from geartrain.budget import Budget, Clock
 from geartrain.errors import InputError
 from geartrain.instruments._answers import mean_and_error, no_answer, not_applicable
-from geartrain.instruments._base import Budget, Clock, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._examples import split_batch
 from geartrain.instruments._limits import out_of_budget, stopped
 from geartrain.instruments.data import _learning

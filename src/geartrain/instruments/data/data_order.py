@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from geartrain._torch import batches as _batches
+from geartrain.budget import Budget
 from geartrain.instruments._answers import data_price, estimate, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._examples import class_labels, split_batch, target_kind, target_values, tokens
 from geartrain.records import Measurement
 from geartrain.run import Run

@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.instruments._answers import mean_and_error, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._limits import out_of_budget, stopped
 from geartrain.instruments.data import _learning
 from geartrain.records import Measurement, State, Status

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from geartrain._torch import batches as _batches
+from geartrain.budget import Budget
 from geartrain.errors import NonFiniteError, UnsupportedError
 from geartrain.instruments._answers import no_answer, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._layers import in_evaluation
 from geartrain.instruments._limits import out_of_budget, spent, stopped
 from geartrain.objective import Objective

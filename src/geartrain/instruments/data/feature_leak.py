@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from geartrain._torch import batches as _batches
+from geartrain.budget import Budget
 from geartrain.instruments._answers import data_price, estimate, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._examples import class_labels, examples_of, features, split_batch, target_values
 from geartrain.records import Measurement
 from geartrain.run import Run

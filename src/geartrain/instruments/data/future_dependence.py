@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from geartrain._torch import batches as _batches
+from geartrain.budget import Budget
 from geartrain.errors import NonFiniteError
 from geartrain.instruments._answers import estimate, exact, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._layers import first_tensor, in_evaluation
 from geartrain.objective import Objective
 from geartrain.records import Cost, Measurement

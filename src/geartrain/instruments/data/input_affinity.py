@@ -18,9 +18,10 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
 from geartrain._torch import batches as _batches
+from geartrain.budget import Budget
 from geartrain.errors import NonFiniteError
 from geartrain.instruments._answers import estimate, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._layers import Head, first_tensor, head_of, in_evaluation
 from geartrain.objective import Objective
 from geartrain.records import Cost, Measurement

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments._answers import data_price, estimate, not_applicable, ratio_and_error
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._examples import examples_of, features, standardised
 from geartrain.instruments.data._tokens import sequences_of
 from geartrain.records import Measurement

@@ -17,9 +17,10 @@ from torch.utils.data import Subset
 
 from geartrain._torch import batches as _batches
 from geartrain._torch.loss import SupervisedLoss
+from geartrain.budget import Budget, Clock
 from geartrain.errors import InputError
 from geartrain.instruments._answers import not_applicable
-from geartrain.instruments._base import Budget, Clock, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._limits import out_of_budget, stopped
 from geartrain.instruments.data import _learning
 from geartrain.records import Cost, Measurement, State, Status

@@ -21,8 +21,9 @@ from torch import Tensor
 from geartrain._torch import rng
 from geartrain._torch.batches import take
 from geartrain._torch.loss import SupervisedLoss
+from geartrain.budget import Budget
 from geartrain.instruments._answers import estimate, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._predictions import outputs_of, raw_outputs_of
 from geartrain.instruments.data.feature_leak import feature_leak
 from geartrain.instruments.wiring.constant_loss import constant_loss

@@ -17,8 +17,9 @@ import math
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.instruments._answers import data_price, estimate, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._examples import examples_of, target_values
 from geartrain.objective import Objective
 from geartrain.records import Measurement

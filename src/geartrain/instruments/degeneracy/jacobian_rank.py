@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments import _tangent
 from geartrain.instruments._answers import answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.degeneracy import _jacobians
 from geartrain.records import Cost, Measurement, State, format_number
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from geartrain._torch import ntk as _ntk
+from geartrain.budget import Budget, Clock
 from geartrain.errors import InputError
 from geartrain.instruments import _tangent
 from geartrain.instruments._answers import answer, not_applicable
-from geartrain.instruments._base import Budget, Clock, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.degeneracy import _generators, _jacobians
 from geartrain.records import Cost, Measurement, State, format_number
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from geartrain.budget import Budget, Clock
 from geartrain.errors import InputError, NonFiniteError
 from geartrain.instruments._answers import answer, no_answer, not_applicable
-from geartrain.instruments._base import Budget, Clock, instrument
+from geartrain.instruments._base import instrument
 from geartrain.records import Cost, Measurement, State, format_number
 
 _LEVELS = 5

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from geartrain._torch.flat import Layout
-from geartrain.instruments._base import Clock
+from geartrain.budget import Clock
 from geartrain.records import Cost
 
 

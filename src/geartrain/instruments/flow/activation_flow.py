@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from geartrain._torch import batches as _batches
+from geartrain.budget import Budget
 from geartrain.errors import NonFiniteError
 from geartrain.instruments._answers import forward_price, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._growth import mean_growth, rms_with_error
 from geartrain.instruments._layers import has_matrix, leaf_outputs
 from geartrain.objective import Objective

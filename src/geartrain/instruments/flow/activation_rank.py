@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from geartrain._torch import batches as _batches
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments._answers import no_answer, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._layers import leaf_outputs
 from geartrain.objective import Objective
 from geartrain.records import Cost, Measurement, State, Status

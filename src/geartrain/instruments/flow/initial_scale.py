@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from geartrain._torch.loss import SupervisedLoss
+from geartrain.budget import Budget
 from geartrain.errors import GeartrainError, NonFiniteError
 from geartrain.instruments import _outputs
 from geartrain.instruments._answers import answer, no_answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.objective import Objective
 from geartrain.records import Cost, Measurement, State
 from geartrain.run import Run

@@ -25,9 +25,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from geartrain._torch import batches as _batches
 from geartrain._torch import kernels
+from geartrain.budget import Budget, Clock
 from geartrain.errors import GeartrainError, InputError
 from geartrain.instruments._answers import mean_and_error, no_answer, not_applicable
-from geartrain.instruments._base import Budget, Clock, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._layers import first_tensor
 from geartrain.instruments.flow._golub_kahan import bidiagonalise
 from geartrain.objective import Objective

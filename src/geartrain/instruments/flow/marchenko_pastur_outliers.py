@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments._answers import no_answer, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.flow import _matrices, _spectra
 from geartrain.objective import Objective
 from geartrain.records import Cost, Measurement, State, Status

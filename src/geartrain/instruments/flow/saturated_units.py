@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from geartrain._torch import batches as _batches
+from geartrain.budget import Budget
 from geartrain.errors import NonFiniteError
 from geartrain.instruments._answers import exact, forward_price, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._layers import Activation, final_activation, watch_activations
 from geartrain.objective import Objective
 from geartrain.records import Measurement

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.instruments import _window
 from geartrain.instruments._answers import no_answer, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.flow import _matrices
 from geartrain.records import Measurement, State, Status
 from geartrain.run import Run

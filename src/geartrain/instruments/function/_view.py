@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from geartrain._torch import batches as _batches
+from geartrain.budget import Budget
 from geartrain.errors import UnsupportedError
 from geartrain.instruments._answers import no_answer, not_applicable
-from geartrain.instruments._base import Budget
 from geartrain.instruments._examples import split_batch, tokens
 from geartrain.instruments._layers import in_evaluation
 from geartrain.objective import Objective

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geartrain.budget import Budget, Clock
 from geartrain.errors import InputError
 from geartrain.instruments._answers import answer, no_answer, not_applicable
-from geartrain.instruments._base import Budget, Clock, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.function._drop import compared
 from geartrain.instruments.function._inputs import InputScale, input_scale, with_gradient
 from geartrain.instruments.function._said import hear, is_broken

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments._answers import estimate, forward_price, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.function._errors import group_sums, mean_of
 from geartrain.instruments.function._said import Said, hear, refusal
 from geartrain.instruments.function._view import began

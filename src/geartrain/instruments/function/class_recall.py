@@ -16,9 +16,10 @@ import math
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import NonFiniteError
 from geartrain.instruments._answers import estimate, forward_price, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._examples import class_labels, examples_of
 from geartrain.instruments._predictions import outputs_of, predicted_classes
 from geartrain.records import Measurement

@@ -23,9 +23,10 @@ import torch
 from scipy.optimize import linprog
 from scipy.stats import norm
 
+from geartrain.budget import Budget, Clock
 from geartrain.errors import InputError
 from geartrain.instruments._answers import answer, no_answer, not_applicable
-from geartrain.instruments._base import Budget, Clock, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._examples import features
 from geartrain.instruments.function._errors import share_of
 from geartrain.instruments.function._features import layer_table

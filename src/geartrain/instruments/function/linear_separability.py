@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments._answers import not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.function._errors import influence_error, share_of
 from geartrain.instruments.function._features import Rows, input_gram, layer_grams, rows_of, rows_price
 from geartrain.instruments.function._said import broken, is_broken

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments._answers import not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.function._errors import influence_error
 from geartrain.instruments.function._inputs import input_scale, margin_gradients
 from geartrain.instruments.function._said import hear, refusal

@@ -17,8 +17,9 @@ import math
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.instruments._answers import data_price, estimate, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._examples import class_labels, examples_of, features, standardised, target_values
 from geartrain.instruments.function._neighbours import (
     agreement_of_classes,

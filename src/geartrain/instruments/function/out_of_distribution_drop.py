@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from geartrain.budget import Budget, Clock
 from geartrain.errors import InputError
 from geartrain.instruments._answers import no_answer, not_applicable
-from geartrain.instruments._base import Budget, Clock, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.function._drop import Drop, compared
 from geartrain.instruments.function._inputs import InputScale, input_scale
 from geartrain.instruments.function._said import Said, broken, hear, is_broken

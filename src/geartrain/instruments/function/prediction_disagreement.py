@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.instruments._answers import estimate, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._pair import other_objective
 from geartrain.instruments.function._errors import mean_of, share_of
 from geartrain.instruments.function._said import Said, broken, hear, is_broken

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments._answers import not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._pair import other_objective
 from geartrain.instruments.function._features import ROWS, layer_grams, rows_of, share_of_data
 from geartrain.instruments.function._said import broken

@@ -19,9 +19,10 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments._answers import estimate, forward_price, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.function._errors import influence_error
 from geartrain.instruments.function._said import Said, hear, refusal
 from geartrain.instruments.function._view import began

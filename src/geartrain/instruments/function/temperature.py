@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geartrain.budget import Budget
 from geartrain.instruments._answers import estimate, forward_price, no_answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.function._errors import group_sums, mean_of
 from geartrain.instruments.function._said import Said, hear, refusal
 from geartrain.instruments.function._view import began

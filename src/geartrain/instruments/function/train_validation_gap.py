@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.instruments._answers import answer, mean_and_error, no_answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.records import Cost, Measurement, State
 from geartrain.run import Run
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from geartrain._torch import ntk as _ntk
+from geartrain.budget import Budget
 from geartrain.instruments import _tangent
 from geartrain.instruments._answers import answer, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._pair import other_objective
 from geartrain.instruments.kernel._compare import relative_change
 from geartrain.records import Cost, Measurement, State, format_number

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from geartrain._torch import ntk as _ntk
+from geartrain.budget import Budget
 from geartrain.errors import NonFiniteError
 from geartrain.instruments import _tangent
 from geartrain.instruments._answers import answer, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._pair import other_objective, same_architecture
 from geartrain.records import Cost, Measurement, State, format_number
 

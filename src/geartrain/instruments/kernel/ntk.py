@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments import _tangent
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.records import Cost, Measurement, State, Status
 
 Kind = Literal["mean", "sum", "per_output", "full"]

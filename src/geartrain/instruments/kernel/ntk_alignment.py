@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments import _tangent
 from geartrain.instruments._answers import answer, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.kernel._compare import centred, target_gram
 from geartrain.records import Cost, Measurement, State, format_number
 

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geartrain.budget import Budget
 from geartrain.instruments import _tangent
 from geartrain.instruments._answers import answer, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._pair import other_objective, same_architecture
 from geartrain.instruments.kernel._compare import centred, distance, relative_change
 from geartrain.records import Cost, Measurement, State, format_number

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments import _tangent
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.records import Cost, Measurement, State, Status, format_number
 
 MAX_ROWS = 1000

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from geartrain._torch import batches as _batches
 from geartrain._torch import kernels
+from geartrain.budget import Clock
 from geartrain.errors import NonFiniteError
-from geartrain.instruments._base import Clock
 from geartrain.objective import Objective
 
 BLOCKS = 64

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError, NonFiniteError, UnsupportedError
 from geartrain.instruments import _curvature
 from geartrain.instruments._answers import answer, no_answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.landscape._probe import Spending
 from geartrain.linalg import top_eigenpairs
 from geartrain.objective import Objective

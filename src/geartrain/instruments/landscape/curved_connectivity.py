@@ -14,9 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError, NonFiniteError
 from geartrain.instruments._answers import answer, no_answer, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.landscape import _path
 from geartrain.instruments.landscape._path import Barrier, BatchNorm, Ends, Walker
 from geartrain.instruments.landscape._probe import Spending

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geartrain.budget import Budget, Clock
 from geartrain.errors import NonFiniteError, UnsupportedError
 from geartrain.instruments import _curvature
 from geartrain.instruments._answers import answer, no_answer
-from geartrain.instruments._base import Budget, Clock, instrument
+from geartrain.instruments._base import instrument
 from geartrain.linalg import CgResult, EigenResult, Stop, conjugate_gradient, top_eigenpairs
 from geartrain.objective import Objective
 from geartrain.records import Cost, Measurement, State

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import NonFiniteError
 from geartrain.instruments._answers import answer, no_answer, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.landscape import _path
 from geartrain.instruments.landscape._path import Barrier, BatchNorm, Walker
 from geartrain.instruments.landscape._probe import Spending

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError, NonFiniteError
 from geartrain.instruments._answers import no_answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.landscape import _directions
 from geartrain.instruments.landscape._directions import Along
 from geartrain.instruments.landscape._probe import Probe, Spending

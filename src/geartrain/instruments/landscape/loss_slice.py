@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError, NonFiniteError, UnsupportedError
 from geartrain.instruments._answers import no_answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.landscape import _directions
 from geartrain.instruments.landscape._directions import Along, Direction
 from geartrain.instruments.landscape._probe import Probe, Spending

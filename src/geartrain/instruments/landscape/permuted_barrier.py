@@ -21,9 +21,10 @@ from torch.utils._pytree import tree_leaves
 
 from geartrain._torch import batches as _batches
 from geartrain._torch import kernels
+from geartrain.budget import Budget
 from geartrain.errors import InputError, NonFiniteError, UnsupportedError
 from geartrain.instruments._answers import answer, no_answer, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._matching import assign, units
 from geartrain.instruments._matching.assign import Exchange
 from geartrain.instruments._matching.book import Units

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.instruments import _series
 from geartrain.instruments._answers import answer, no_answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.records import Measurement, State
 
 _LEAST = 24

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import NonFiniteError, UnsupportedError
 from geartrain.instruments import _stability, _window
 from geartrain.instruments._answers import answer, no_answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.records import Cost, Measurement, State
 from geartrain.run import Run
 

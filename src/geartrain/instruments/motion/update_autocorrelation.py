@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments import _window
 from geartrain.instruments._answers import no_answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.records import Measurement, State, Status
 from geartrain.run import Run
 

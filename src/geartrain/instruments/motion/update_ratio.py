@@ -12,8 +12,9 @@ import warnings
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.instruments import _window
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.records import Measurement, State, Status
 from geartrain.run import Run
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from geartrain._torch import batches as _batches
 from geartrain._torch import kernels, per_example
-from geartrain.instruments._base import Clock
+from geartrain.budget import Clock
 from geartrain.instruments.noise import _rows
 from geartrain.objective import Objective
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from geartrain._torch import batches as _batches
 from geartrain._torch import kernels
+from geartrain.budget import Budget
 from geartrain.errors import InputError
-from geartrain.instruments._base import Budget
 from geartrain.objective import Objective
 
 GROUPS = 64

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError
 from geartrain.instruments._answers import answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.noise import _forms, _rows, hessian_noise_scale
 from geartrain.objective import Objective
 from geartrain.records import Measurement, State

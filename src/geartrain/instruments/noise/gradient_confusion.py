@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from geartrain._torch import batches as _batches
+from geartrain.budget import Budget
 from geartrain.errors import InputError, UnsupportedError
 from geartrain.instruments._answers import estimate, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.objective import Objective
 from geartrain.records import Cost, Measurement
 

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import UnsupportedError
 from geartrain.instruments._answers import estimate, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.noise import _rows
 from geartrain.objective import Objective
 from geartrain.records import Cost, Measurement

@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError, NonFiniteError, UnsupportedError
 from geartrain.instruments._answers import estimate, no_answer, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._curvature import bytes_of
 from geartrain.instruments.noise import _forms, _rows
 from geartrain.objective import Objective

@@ -25,9 +25,10 @@ import numpy as np
 import torch
 from scipy import stats
 
+from geartrain.budget import Budget
 from geartrain.errors import InputError, UnsupportedError
 from geartrain.instruments._answers import gradient_price, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.objective import Objective
 from geartrain.records import Measurement, State, Status
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
+from geartrain.budget import Budget
 from geartrain.errors import NonFiniteError, UnsupportedError
 from geartrain.instruments import _stability
 from geartrain.instruments._answers import answer, no_answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.linalg import EigenResult
 from geartrain.records import Cost, Measurement, State
 from geartrain.run import Run

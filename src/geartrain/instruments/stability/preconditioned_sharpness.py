@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from geartrain.budget import Budget
 from geartrain.instruments._answers import answer, no_answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments.stability import edge_of_stability as _edge
 from geartrain.records import Cost, Measurement
 from geartrain.run import Run

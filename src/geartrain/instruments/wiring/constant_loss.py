@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from geartrain._torch import batches as _batches
+from geartrain.budget import Budget
 from geartrain.errors import NonFiniteError
 from geartrain.instruments._answers import not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._examples import target_kind
 from geartrain.objective import Objective
 from geartrain.records import Cost, Measurement, State, Status

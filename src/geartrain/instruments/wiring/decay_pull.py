@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from geartrain._torch import flat
+from geartrain.budget import Budget
 from geartrain.errors import NonFiniteError, UnsupportedError
 from geartrain.instruments import _stability
 from geartrain.instruments._answers import answer, no_answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.records import Cost, Measurement, State
 from geartrain.run import Run
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from geartrain._torch import flat
+from geartrain.budget import Budget
 from geartrain.errors import NonFiniteError
 from geartrain.instruments import _window
 from geartrain.instruments._answers import answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.objective import Objective
 from geartrain.records import Measurement, State
 from geartrain.run import Run

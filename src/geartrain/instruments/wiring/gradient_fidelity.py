@@ -11,9 +11,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.instruments import _window
 from geartrain.instruments._answers import answer, mean_and_error, no_answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.records import Measurement, State
 from geartrain.run import Run
 

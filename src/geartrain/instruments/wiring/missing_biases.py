@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geartrain.budget import Budget
 from geartrain.errors import NonFiniteError
 from geartrain.instruments._answers import answer, no_answer
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.objective import Objective
 from geartrain.records import Cost, Measurement, State
 from geartrain.run import Run

@@ -14,9 +14,10 @@ import math
 import torch
 from torch import Tensor
 
+from geartrain.budget import Budget
 from geartrain.errors import NonFiniteError
 from geartrain.instruments._answers import exact, forward_price, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._loss_probe import HIDDEN, LossProbe, loss_probe
 from geartrain.objective import Objective
 from geartrain.records import Measurement

@@ -12,8 +12,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from geartrain.budget import Budget
 from geartrain.instruments._answers import exact, forward_price, not_applicable
-from geartrain.instruments._base import Budget, instrument
+from geartrain.instruments._base import instrument
 from geartrain.instruments._examples import examples_of, target_values
 from geartrain.instruments._layers import head_of, in_evaluation
 from geartrain.objective import Objective

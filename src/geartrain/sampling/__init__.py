@@ -1,0 +1,1 @@
+"""Sampling from posteriors of networks, and what follows from it: learning coefficients, evidence, mixing."""
