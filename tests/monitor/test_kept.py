@@ -255,10 +255,11 @@ def test_a_healthy_loop_raises_no_alarm(seed, lr):
     spec = importlib.util.spec_from_file_location("watch_a_loop", path)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    monitor, _ = example.train(epochs=12, lr=lr, seed=seed)
+    monitor, (inputs, targets) = example.train(epochs=12, lr=lr, seed=seed)
     assert monitor.alarms == []
     assert monitor.steps == 12 * 16
-    assert monitor.history.column("loss")[-16:].mean() < 0.5
+    # Not from the history: on a busy machine so short a loop may be slept through for the most part.
+    assert nn.functional.cross_entropy(monitor.model(inputs), targets) < 0.5
 
 
 def test_steps_beyond_the_minimum_raise_an_alarm():
