@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -62,6 +64,16 @@ def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     diagnosis = space["diagnosis"]
     assert isinstance(diagnosis, gt.Diagnosis)
     assert diagnosis.healthy
+
+
+def test_the_page_on_ensembles_runs(tmp_path: Path) -> None:
+    """As a script, since the processes of a sweep import it."""
+    page = (ROOT / "docs" / "ensembles.md").read_text(encoding="utf-8")
+    script = tmp_path / "script.py"
+    script.write_text("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), encoding="utf-8")
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "my-sweep.parquet").exists()
 
 
 def test_files_stay_short() -> None:

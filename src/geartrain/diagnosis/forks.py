@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from geartrain import instruments
+from geartrain.ensemble import forks
 from geartrain.mechanisms import Intervention
 from geartrain.mechanisms._base import need
 from geartrain.records import ForkResult
@@ -54,12 +55,10 @@ def _try(evidence: Evidence, run: Run, intervention: Intervention) -> ForkResult
     need(evidence.remaining > TELLING * expected, "too little time was left to try it")
     # Twice what it should take: larger batches and wider nets are dearer than the original's steps.
     allowance = max(2.0 * expected, 0.25 * evidence.remaining, 0.05)
-    enough = time.perf_counter() + 2.0 * allowance
-    results: list[ForkResult] = []
-    while len(results) < intervention.tries and (not results or time.perf_counter() < enough):
-        tried = change if intervention.tries == 1 else replace(change, seed=evidence.seed + 1 + len(results))
-        deadline = min(evidence.deadline, time.perf_counter() + allowance)
-        results.append(_once(evidence, run, intervention, tried, origin, marks, deadline))
+    tries = [change] if intervention.tries == 1 else _redrawn(change, evidence.seed, intervention.tries)
+    allowance *= 1.0 if len(tries) == 1 else 3.0
+    deadline = min(evidence.deadline, time.perf_counter() + allowance)
+    results = _compared(evidence, run, intervention, tries, origin, marks, deadline)
     best = max(results, key=lambda r: r.gain)
     success = sum(r.gain >= SUCCESS for r in results) / len(results)
     details = {
@@ -91,25 +90,47 @@ def _marks(evidence: Evidence, intervention: Intervention, origin: Checkpoint) -
     return sorted({*inside, *beyond})
 
 
-def _once(
+def _redrawn(change: Change, seed: int, tries: int) -> list[Change]:
+    return [replace(change, seed=seed + 1 + k) for k in range(tries)]
+
+
+def _compared(
     evidence: Evidence,
     run: Run,
     intervention: Intervention,
-    change: Change,
+    changes: list[Change],
     origin: Checkpoint,
     marks: list[int],
     deadline: float,
-) -> ForkResult:
-    noted: dict[str, float] = {}
-    change = replace(change, prepare=_noting_baseline(change.prepare, evidence, change, noted))
+) -> list[ForkResult]:
+    """Every change on a fork of its own, beside the original. Several are computed together where that is possible."""
+    noted: list[dict[str, float]] = [{} for _ in changes]
+    made = [
+        replace(change, prepare=_noting_baseline(change.prepare, evidence, change, notes))
+        for change, notes in zip(changes, noted, strict=True)
+    ]
     points = [round(m * intervention.stretch) for m in marks]
-    branch = run.fork(
-        change,
-        at=origin,
-        points=points,
-        deadline=deadline,
-        conclude=_reading_at_end(intervention, noted, evidence.seed),
-    )
+    if len(made) > 1 and not intervention.measure:
+        branches = list(forks(run, made, at=origin, points=points, deadline=deadline).branches)
+    else:
+        branches = []
+        for change, notes in zip(made, noted, strict=True):
+            conclude = _reading_at_end(intervention, notes, evidence.seed)
+            branches.append(run.fork(change, at=origin, points=points, deadline=deadline, conclude=conclude))
+    return [
+        _judged(evidence, intervention, branch, origin, points, notes)
+        for branch, notes in zip(branches, noted, strict=True)
+    ]
+
+
+def _judged(
+    evidence: Evidence,
+    intervention: Intervention,
+    branch: Branch,
+    origin: Checkpoint,
+    points: list[int],
+    noted: dict[str, float],
+) -> ForkResult:
     steps = (branch.steps - origin.step) / intervention.stretch + origin.step
     own, reference = _lefts(evidence, branch, steps, noted["baseline"], intervention)
     held = _lefts(evidence, branch, steps, noted["baseline"], intervention, validation=True)

@@ -8,6 +8,7 @@ from geartrain.ensemble.alone import Alone, alone
 from geartrain.ensemble.averaging import Average
 from geartrain.ensemble.checkpoint import Checkpoint
 from geartrain.ensemble.ensemble import Ensemble
+from geartrain.ensemble.forks import Forks, forks
 from geartrain.ensemble.plan import Plan
 from geartrain.ensemble.recording import History, Record
 from geartrain.ensemble.schedules import Schedule
@@ -19,6 +20,7 @@ __all__ = [
     "Average",
     "Checkpoint",
     "Ensemble",
+    "Forks",
     "History",
     "MemberStatus",
     "Plan",
@@ -26,5 +28,6 @@ __all__ = [
     "Schedule",
     "Stop",
     "alone",
+    "forks",
     "train",
 ]

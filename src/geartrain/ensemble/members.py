@@ -82,7 +82,7 @@ def create(
     place = next(first.parameters()).device
     params = torch.empty(len(seeds), layout.num_params, dtype=layout.dtype, device=place)
     rest = {
-        name: torch.empty(len(seeds), *t.shape, dtype=t.dtype, device=t.device) for name, t in _rest(first)
+        name: torch.empty(len(seeds), *t.shape, dtype=t.dtype, device=t.device) for name, t in rest_of(first)
     }
     states = _states(initial, len(seeds))
     model = first
@@ -119,14 +119,15 @@ def _states(initial: Any, members: int) -> list[Any] | None:
     return states
 
 
-def _rest(model: nn.Module) -> list[tuple[str, Tensor]]:
+def rest_of(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Frozen parameters and buffers by name."""
     frozen = [(name, p.detach()) for name, p in model.named_parameters() if not p.requires_grad]
     return [*frozen, *model.named_buffers()]
 
 
 def _read(model: nn.Module, layout: Layout, row: Tensor, rest: Mapping[str, Tensor]) -> None:
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    own = dict(_rest(model))
+    own = dict(rest_of(model))
     shapes = tuple(p.shape for p in parameters.values())
     if tuple(parameters) != layout.names or shapes != layout.shapes or set(own) != set(rest):
         raise InputError(

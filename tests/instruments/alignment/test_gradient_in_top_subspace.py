@@ -31,6 +31,15 @@ def test_wholly_inside_and_wholly_outside():
     assert float(gradient_in_top_subspace(bowl(VALUES, [0, 0, 1, 0, 0, 1]), 2)) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_of_an_eigenvalue_are_looked_for(seed):
+    values, point = np.array([5.0] * 4 + [1.0] * 8), np.arange(1.0, 13.0)
+    result = gradient_in_top_subspace(bowl(values, point), 4, confirm=True, generator=generator(seed))
+    truth = ((values * point)[:4] ** 2).sum() / ((values * point) ** 2).sum()
+    assert float(result) == pytest.approx(truth, rel=1e-6)
+    assert result.status.state is State.CONVERGED
+
+
 def test_the_dense_twin():
     objective, hessian = digits()
     g = objective.gradient().numpy()

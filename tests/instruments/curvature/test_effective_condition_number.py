@@ -55,6 +55,20 @@ def test_effective_kappa_is_the_dense_one(kappa, fraction):
     assert float(result) == pytest.approx(truth, rel=0.15)
 
 
+def test_small_spectra_are_never_called_converged_far_from_the_truth():
+    """Between two unresolved Ritz values the quantile is interpolated; the error has to say so."""
+    misses = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        eigenvalues = np.sort(np.exp(rng.uniform(np.log(0.3), np.log(8.0), 11)))
+        objective = bowl(eigenvalues, rng.standard_normal(11) / eigenvalues)
+        result = effective_condition_number(objective)
+        truth, _ = effective_condition(eigenvalues, objective.gradient().numpy())
+        assert result.status.usable
+        misses += abs(float(result) - truth) > 2 * float(result.standard_error) + 1e-9 * truth
+    assert misses <= 13  # one in twenty-two beyond two errors, with binomial room: P < 0.1 %
+
+
 def test_predicted_gain_is_the_loss_gap():
     objective = bowl(np.geomspace(1e-2, 1, 300), start(300))
     details = effective_condition_number(objective).details

@@ -9,9 +9,11 @@ Members are shared out over as many threads as torch has.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,14 +36,12 @@ MAX_PARAMS = 50_000
 PIECE_BYTES = 16 << 20
 """Batches gathered for one call, where they differ from step to step."""
 
+COMPILE_SECONDS, LOAD_SECONDS = 12.0, 1.5
+"""What the first call costs: translating the kernel, or reading what was translated in an earlier process."""
+
 _KINDS = {"relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4, "silu": 5, "gelu": 6}
-_IN_PLACE = (
-    0,
-    1,
-    2,
-    3,
-    4,
-)  # their derivative follows from their output, so that it may take the input's place
+# Their derivative follows from their output, so that it may take the input's place.
+_IN_PLACE = (0, 1, 2, 3, 4)
 _OPTIMIZERS = {"sgd": 0, "adam": 1, "adamw": 2, "rmsprop": 3}
 _OPTIONS = ("weight_decay", "momentum", "nesterov", "beta1", "beta2", "eps", "alpha")
 
@@ -162,6 +162,15 @@ class Compiled:
         self.chain = _chain(program, layout)
         self.stack = stack.Stack(program, layout)
         self.outputs_per_example = int(self.chain.net[-1, 1])
+
+    @property
+    def start_seconds(self) -> float:
+        """See `engines._base.Engine`."""
+        kernel = sys.modules.get("geartrain.ensemble.engines._compiled.kernel")
+        if kernel is not None and kernel.train.signatures:
+            return 0.0
+        kept = Path(__file__).parent.glob("_compiled/__pycache__/kernel.train-*.nbi")
+        return LOAD_SECONDS if any(kept) else COMPILE_SECONDS
 
     def loss_and_gradient(self, params: Tensor, buffers: Buffers, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `engines._base.Engine`."""

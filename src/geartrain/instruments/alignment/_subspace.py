@@ -80,6 +80,7 @@ def top_subspace(
     max_products: int,
     should_stop: Callable[[], bool],
     generator: torch.Generator | None,
+    confirm: bool = False,
 ) -> Subspace:
     """The span of the k leading eigenvectors; one eigenvalue more is found, to know the gap."""
     result = top_eigenpairs(
@@ -91,6 +92,7 @@ def top_subspace(
         should_stop=should_stop,
         generator=generator,
         eigenvectors=True,
+        confirm=confirm,
         **_curvature.place_of(objective),
     )
     assert result.eigenvectors is not None

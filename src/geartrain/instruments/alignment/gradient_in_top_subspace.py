@@ -37,6 +37,7 @@ def gradient_in_top_subspace(
     *,
     operator: _curvature.Operator = "hessian",
     tol: float = 1e-4,
+    confirm: bool = False,
     generator: torch.Generator | None = None,
     budget: Budget | int | str | None = None,
 ) -> Measurement:
@@ -51,13 +52,14 @@ def gradient_in_top_subspace(
 
     **Misleads** on a small sample of the data, whose gradient is mostly noise, and noise lies in the sharp
     directions of its own Hessian. Where eigenvalues k and k + 1 are close the space is arbitrary; the error
-    says so. The usual k is the number of classes.
+    says so. Of an eigenvalue that occurs several times copies may be missed; ``confirm`` looks for them. The usual k is the number of classes.
 
     Args:
         objective: What to measure; an `Objective`.
         k: Dimension of the space; at most half of the parameters are used.
         operator: ``"hessian"``, ``"ggn"``, ``"fisher"``, ``"fisher_mc"``, ``"empirical_fisher"`` or ``"covariance"``.
         tol: Residual at which an eigenpair has converged, as a fraction of the largest |eigenvalue|.
+        confirm: Search again with everything found taken out (about twice the cost).
         generator: Source of the start; a fixed seed if ``None``.
         budget: Limit: products, ``"5s"`` or a `Budget`.
 
@@ -102,6 +104,7 @@ def gradient_in_top_subspace(
             max_products=limit,
             should_stop=clock.exhausted,
             generator=generator,
+            confirm=confirm,
         )
     except UnsupportedError as error:
         return not_applicable(_NAME, str(error))

@@ -241,6 +241,8 @@ def _quantile(
     if spread > _RESOLVED / 2 and at > 0:
         middles = (cumulative - gains / 2) / total
         smallest = float(np.exp(np.interp(fraction, middles, np.log(values))))
+        # Between two nodes nothing is known better than to the half of what was interpolated.
+        spread = max(spread, abs(math.log(float(values[at]) / smallest)) / 2)
     kappa = float(values[-1]) / smallest
     # Gain that is still missing lies below everything seen: the quantile moves down by as much.
     lower = min(int(np.searchsorted(cumulative, fraction * (total + missing) - missing)), at)
