@@ -71,7 +71,9 @@ def test_the_page_on_ensembles_runs(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "ensembles.md").read_text(encoding="utf-8")
     script = tmp_path / "script.py"
     script.write_text("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), encoding="utf-8")
-    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "my-sweep.parquet").exists()
 

@@ -31,6 +31,7 @@ _PACKAGES = (
     "instruments",
     "linalg",
     "mechanisms",
+    "sampling",
     "store",
     "sweeps",
     "testing",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         instruments,
         linalg,
         mechanisms,
+        sampling,
         store,
         sweeps,
     )
@@ -71,6 +73,7 @@ __all__ = [
     "linalg",
     "measure",
     "mechanisms",
+    "sampling",
     "store",
     "sweep",
     "sweeps",

@@ -203,3 +203,12 @@ def test_refusals():
         basin_volume(objective, preconditioner="adam")
     with pytest.raises(InputError, match=r"tensor of shape \(2,\); allowed: \(2,\) positive"):
         basin_volume(objective, preconditioner=torch.tensor([1.0, -1.0]))
+
+
+@pytest.mark.parametrize("max_radius", [1.0, 3.0, 30.0])
+def test_a_plateau_just_above_the_rim_is_not_taken_for_it(max_radius):
+    """A(1 - exp(-r²/s²)) reaches the cutoff at r = 3s, and beyond it is higher by no more than 0.01 %."""
+    scale = 0.1
+    objective = potential(lambda x: 1 - torch.exp(-(x @ x) / scale**2), np.zeros(2))
+    result = basin_volume(objective, cutoff=1 - math.exp(-9), max_radius=max_radius, preconditioner="none")
+    assert float(result) == pytest.approx(math.log(math.pi * (3 * scale) ** 2), abs=4e-3)

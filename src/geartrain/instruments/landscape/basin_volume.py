@@ -279,23 +279,30 @@ class _Rays:
         low, low_height = 0.0, 0.0
         distance = min(self.last if self.last is not None else 0.1 * cap, cap)
         while (height := self.height(direction, distance)) < 1:
-            if abs(height - 1) <= self.tol or distance >= cap:
+            if distance >= cap or (1 - height <= self.tol and _steep(low, low_height, distance)):
                 return distance
             low, low_height = distance, height
             # Straight lines from 0 say 1/height; twice is as far as one may jump unseen.
             distance = min(distance * min(2.0, 1.01 / height if height > 0.5 else 2.0), cap)
+        if (
+            low == 0.0 and height - 1 <= self.tol
+        ):  # hit at once; or this is a plateau, and the rim was long ago
+            low = 0.9 * distance
+            while (low_height := self.height(direction, low)) >= 1:
+                distance, height, low = low, low_height, 0.5 * low
         return self._between(direction, low, low_height, distance, height)
 
     def _between(self, direction: Tensor, low: float, below: float, high: float, above: float) -> float:
         """Regula falsi (Illinois) between a height below 1 and one above; bisection where it stalls."""
         side = 0
         for turn in range(80):
-            if above - 1 <= self.tol or high - low <= self.tol * high:
+            steep = _steep(low, below, high)
+            if (above - 1 <= self.tol and steep) or high - low <= self.tol * high:
                 return high
-            share = (1 - below) / (above - below) if math.isfinite(above) else 0.5
+            share = (1 - below) / (above - below) if math.isfinite(above) and steep else 0.5
             middle = low + (high - low) * (0.5 if turn % 8 == 7 else min(max(share, 1e-6), 1 - 1e-6))
             height = self.height(direction, middle)
-            if abs(height - 1) <= self.tol:
+            if abs(height - 1) <= self.tol and _steep(low, below, middle):
                 return middle
             if height < 1:
                 low, below = middle, height
@@ -306,6 +313,11 @@ class _Rays:
                 below = 1 - (1 - below) / 2 if side > 0 else below
                 side = 1
         return high
+
+
+def _steep(low: float, below: float, distance: float) -> bool:
+    """Whether the height rises to 1 at a distance about as a straight line from 0 would, not onto a plateau of 1."""
+    return (1 - below) * distance >= 0.3 * (distance - low)
 
 
 def _measurement(rays: _Rays, logs: np.ndarray, wanted: int) -> Measurement:
