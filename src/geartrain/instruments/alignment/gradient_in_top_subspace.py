@@ -52,7 +52,8 @@ def gradient_in_top_subspace(
 
     **Misleads** on a small sample of the data, whose gradient is mostly noise, and noise lies in the sharp
     directions of its own Hessian. Where eigenvalues k and k + 1 are close the space is arbitrary; the error
-    says so. Of an eigenvalue that occurs several times copies may be missed; ``confirm`` looks for them. The usual k is the number of classes.
+    says so. Of an eigenvalue that occurs several times copies may be missed; ``confirm`` looks for them. The usual k
+    is the number of classes.
 
     Args:
         objective: What to measure; an `Objective`.
