@@ -1,7 +1,8 @@
 """Writes the pages that are made from the code: ``python docs/generate.py``.
 
 docs/instruments.md lists the instruments, docs/instruments/FAMILY.md explains them family by family, and
-docs/mechanisms.md says what each mechanism predicts.
+docs/mechanisms.md says what each mechanism predicts, docs/zoo.md lists the toys, and docs/zoo/NAME.md explains one, with
+its picture docs/zoo/NAME.svg.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from geartrain import instruments, mechanisms
+import numpy as np
+
+from geartrain import instruments, mechanisms, zoo
+from geartrain.cli._zoo import picture
+from geartrain.records import format_number
 
 HERE = Path(__file__).parent
 SUBJECTS = {
@@ -31,7 +36,8 @@ def pages() -> dict[str, str]:
     predictions = predicting()
     for family, names in own_families().items():
         made[f"instruments/{family}.md"] = family_page(family, names, predictions)
-    return made
+    made["zoo.md"] = zoo_page()
+    return made | {f"zoo/{name}.md": toy_page(name) for names in own_toys().values() for name in names}
 
 
 def own_families() -> dict[str, list[str]]:
@@ -141,6 +147,100 @@ def mechanisms_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def own_toys() -> dict[str, list[str]]:
+    """Families of geartrain's own toys."""
+    return {family: names for family, names in zoo.families().items() if family}
+
+
+def zoo_page() -> str:
+    lines = [
+        "# The zoo",
+        "",
+        "Made by `docs/generate.py`. Toy models whose truth is known in closed form; every instrument is calibrated on them:",
+        "`geartrain zoo check` writes the certificate. `geartrain zoo show NAME` explains one, `plot` draws it, `train` trains it.",
+        "",
+        "New known systems are made of these: `a + b` (losses over different parameters add: spectra unite, traces and learning",
+        "coefficients add), `c * a` (every quantity times c to the power of the loss in its unit) and `zoo.product(a, b)` (every pair",
+        'of examples: gradient variances add). `geartrain zoo check "quadratic + 2 * pca-landscape"` checks one.',
+        "Other packages add toys through the entry point `geartrain.zoo`; `geartrain.testing.check_toy` holds them to the same promises.",
+        "",
+    ]
+    for family, names in own_toys().items():
+        document = inspect.getdoc(importlib.import_module(f"geartrain.zoo.{family}")) or family
+        title, _, rest = document.partition("\n")[0].partition(":")
+        lines += [
+            f"## {title}",
+            "",
+            rest.strip()[:1].upper() + rest.strip()[1:],
+            "",
+            "| toy | what it is | truths |",
+            "|---|---|---|",
+        ]
+        for name in names:
+            lines.append(
+                f"| [`{name}`](zoo/{name}.md) | {cell(toy_text(name)[0])} | {len(zoo.get(name).truth)} |"
+            )
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def toy_page(name: str) -> str:
+    toy = zoo.get(name)
+    title, text = toy_text(name)
+    lines = [f"# {title}", "", f"`{name}`. Made by `docs/generate.py` from the code.", "", text, ""]
+    lines += [
+        f"![{toy.title}]({name}.svg)",
+        "",
+        "## Parameters",
+        "",
+        "| parameter | default | meaning |",
+        "|---|---|---|",
+    ]
+    meanings = attributes_of(type(toy))
+    lines += [
+        f"| `{k}` | {cell(repr(v))} | {cell(meanings.get(k, 'Of everything random in making it.'))} |"
+        for k, v in toy.parameters.items()
+    ]
+    lines += [
+        "",
+        "## Known exactly",
+        "",
+        "| quantity | truth | tolerance | found by | why |",
+        "|---|---|---|---|---|",
+    ]
+    for quantity, truth in toy.truth.items():
+        by = "a trial" if truth.trial is not None else f"`{truth.instrument or quantity.partition('.')[0]}`"
+        why = truth.source + ("" if truth.assumptions in ("", "None.") else f" Assumes: {truth.assumptions}")
+        lines.append(
+            f"| `{quantity}` | {shown(truth.value)} | {truth.tolerance:g} | {by} | {cell(' '.join(why.split())).replace('*', chr(92) + '*')} |"
+        )
+    lines += ["", f"Try: `geartrain zoo show {name}`, `geartrain zoo check {name}`.", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def toy_text(name: str) -> tuple[str, str]:
+    """Title and text of a toy's file."""
+    document = inspect.getdoc(inspect.getmodule(zoo.kind(name))) or name
+    first, _, rest = document.partition("\n")
+    return first.strip("# ").rstrip("."), rest.strip()
+
+
+def attributes_of(kind: type) -> dict[str, str]:
+    """What the docstring of a class says about each of its attributes."""
+    section = re.search(r"^Attributes:\s*\n(.*)", inspect.getdoc(kind) or "", re.DOTALL | re.MULTILINE)
+    found = re.split(r"^    (\w+): ", section[1] if section else "", flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in zip(found[1::2], found[2::2], strict=True)}
+
+
+def shown(value: Any) -> str:
+    """A number to the digits that are the same on every machine, or the first few of an array."""
+    array = np.ravel(np.asarray(value, dtype=float))
+    head = ", ".join(
+        "0" if abs(v) < 1e-9 else "none" if np.isnan(v) else format_number(float(v), 4) for v in array[:4]
+    )
+    return head if array.size == 1 else f"{head}{', ...' if array.size > 4 else ''} ({array.size} values)"
+
+
 def cell(text: str) -> str:
     """Text that does not break a table."""
     return text.replace("|", "\\|")
@@ -150,3 +250,5 @@ if __name__ == "__main__":
     for path, text in pages().items():
         (HERE / path).parent.mkdir(exist_ok=True)
         (HERE / path).write_text(text, encoding="utf-8")
+    for name in (name for names in own_toys().values() for name in names):
+        picture(zoo.get(name), HERE / "zoo" / f"{name}.svg")

@@ -19,6 +19,7 @@ _HOMES = {
     "Objective": "geartrain.objective",
     "Run": "geartrain.run",
     "diagnose": "geartrain.diagnosis",
+    "llc": "geartrain.sampling.llc",
     "measure": "geartrain.measuring",
     "sweep": "geartrain.sweeps",
     "watch": "geartrain.monitor",
@@ -35,6 +36,7 @@ _PACKAGES = (
     "store",
     "sweeps",
     "testing",
+    "zoo",
 )
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
         sampling,
         store,
         sweeps,
+        zoo,
     )
     from geartrain.diagnosis import Diagnosis, diagnose
     from geartrain.measuring import measure
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     from geartrain.objective import Objective
     from geartrain.records import Measurement
     from geartrain.run import Change, Run
+    from geartrain.sampling.llc import llc
     from geartrain.sweeps import sweep
 
 __all__ = [
@@ -71,6 +75,7 @@ __all__ = [
     "errors",
     "instruments",
     "linalg",
+    "llc",
     "measure",
     "mechanisms",
     "sampling",
@@ -78,6 +83,7 @@ __all__ = [
     "sweep",
     "sweeps",
     "watch",
+    "zoo",
 ]
 
 

@@ -36,6 +36,6 @@ def test_every_example_has_a_diagnosis_here() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_fault_is_named(name: str) -> None:
-    diagnosis = gt.diagnose(load(name), "60s" if name == "text_gru_exploding" else "30s")
+    diagnosis = gt.diagnose(load(name), "60s" if name == "text_gru_exploding" else "20s")
     assert diagnosis.findings[0].mechanism in FAULTS[name], diagnosis.sentence
     assert diagnosis.findings[0].probability > 0.5

@@ -139,6 +139,89 @@ class Sweep:
         return _sweep.execute(self)
 
 
+ToyName = Annotated[str, arg(metavar="NAME", help="A toy; `geartrain zoo list` lists them.")]
+Parameters = Annotated[
+    tuple[str, ...], arg(metavar="PARAMETER=VALUE", help="Parameters of the toy, such as depth=3 seed=1.")
+]
+
+
+@dataclass(frozen=True)
+class ZooList:
+    """List the toys by family, each with one line."""
+
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class ZooShow:
+    """Explain one toy: the model, its parameters, and everything known exactly about it."""
+
+    name: Positional[ToyName]
+    set: Parameters = ()
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class ZooTrain:
+    """Train a toy to the end of its run and print the losses."""
+
+    name: Positional[ToyName]
+    set: Parameters = ()
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class ZooPlot:
+    """Draw a toy's picture into a file (needs the extra `plot`)."""
+
+    name: Positional[ToyName]
+    set: Parameters = ()
+    out: Annotated[Path | None, arg(help="File: .svg, .png or .pdf (default: NAME.svg here).")] = None
+
+
+@dataclass(frozen=True)
+class ZooCheck:
+    """Measure what theory knows: every instrument on every toy; the exit code is 1 if any disagrees."""
+
+    names: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="NAME", help="Toys; all of them if none is named.")
+    ] = ()
+    quick: Annotated[bool, arg(help="Each instrument once only, and no trials: the reduced form for CI.")] = (
+        False
+    )
+    budget: Annotated[str | None, arg(help="Time it may take: 60s, 5min (default: what it needs).")] = None
+    resume: Annotated[
+        bool, arg(help="Keep what an earlier check in the same folder found to agree; measure the rest.")
+    ] = False
+    out: Annotated[Path, arg(help="Folder for certificate.html and certificate.json.")] = Path(
+        "geartrain-reports"
+    )
+    json: Json = False
+    seed: Annotated[int, arg(help="Seed of everything random in measuring.")] = 0
+
+
+_ZOO = {"list": ZooList, "show": ZooShow, "train": ZooTrain, "plot": ZooPlot, "check": ZooCheck}
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """Toy models whose truth is known: list, show, train, plot, and check the instruments against them."""
+
+    action: (
+        Annotated[ZooList, subcommand("list")]
+        | Annotated[ZooShow, subcommand("show")]
+        | Annotated[ZooTrain, subcommand("train")]
+        | Annotated[ZooPlot, subcommand("plot")]
+        | Annotated[ZooCheck, subcommand("check")]
+    )
+
+    def execute(self) -> int:
+        """Do it."""
+        from geartrain.cli import _zoo
+
+        return _zoo.execute(self.action)
+
+
 @dataclass(frozen=True)
 class Demo:
     """Diagnose a healthy run on handwritten digits, then its broken twin, and say where the reports are."""
@@ -172,10 +255,11 @@ COMMANDS = {
     "instruments": Instruments,
     "mechanisms": Mechanisms,
     "sweep": Sweep,
+    "zoo": Zoo,
     "demo": Demo,
     "completion": Completion,
 }
-POSITIONAL = {"action", "folder", "name", "shell", "target"}
+POSITIONAL = {"action", "folder", "name", "names", "shell", "target"}
 _DESCRIPTION = (
     "geartrain measures neural-network training and says why a run behaves as it does. "
     "Start with: geartrain diagnose digits"
@@ -197,12 +281,18 @@ def parse(argv: list[str]) -> Command:
             f"There is no command {command!r}. {nearest(command, COMMANDS)} See geartrain --help."
         )
     if command in COMMANDS:
-        _check_options(command, argv[1:])
+        _check_options(command, argv[1:], COMMANDS[command])
     return _parse(argv or ["--help"])
 
 
-def _check_options(command: str, words: list[str]) -> None:
-    options = [*(f"--{f.name}" for f in fields(COMMANDS[command]) if f.name not in POSITIONAL), "--help"]
+def _check_options(command: str, words: list[str], kind: Any) -> None:
+    if kind is Zoo and words and not words[0].startswith("-"):
+        if words[0] not in _ZOO:
+            raise UsageError(
+                f"There is no command 'zoo {words[0]}'. {nearest(words[0], _ZOO)} See geartrain zoo --help."
+            )
+        return _check_options(f"zoo {words[0]}", words[1:], _ZOO[words[0]])
+    options = [*(f"--{f.name}" for f in fields(kind) if f.name not in POSITIONAL), "--help"]
     for word in (w.partition("=")[0] for w in words):
         if word.startswith("--") and word not in options:
             raise UsageError(
@@ -213,7 +303,7 @@ def _check_options(command: str, words: list[str]) -> None:
 def _parse(argv: list[str]) -> Command:
     union: Any = Union[tuple(Annotated[kind, subcommand(name)] for name, kind in COMMANDS.items())]  # noqa: UP007 - built
     # Flags come in one form only: --json, without a --no-json that nobody needs.
-    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

@@ -1,4 +1,4 @@
-"""What an instrument promises, as checks that anybody can run on theirs.
+"""What an instrument and a toy promise, as checks that anybody can run on theirs.
 
 >>> import geartrain as gt
 >>> from geartrain import testing
@@ -10,5 +10,15 @@ from __future__ import annotations
 from geartrain.testing._fingerprint import fingerprint
 from geartrain.testing._subjects import SUBJECTS, made
 from geartrain.testing.instruments import CHECKS, ConformanceError, check_instrument
+from geartrain.testing.toys import TOY_CHECKS, check_toy
 
-__all__ = ["CHECKS", "SUBJECTS", "ConformanceError", "check_instrument", "fingerprint", "made"]
+__all__ = [
+    "CHECKS",
+    "SUBJECTS",
+    "TOY_CHECKS",
+    "ConformanceError",
+    "check_instrument",
+    "check_toy",
+    "fingerprint",
+    "made",
+]

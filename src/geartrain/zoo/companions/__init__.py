@@ -1,0 +1,1 @@
+"""Companions: small systems that answer one question each."""

@@ -1,0 +1,1 @@
+"""Curvature and linear theory: spectra, conditioning and dynamics that can be written down."""

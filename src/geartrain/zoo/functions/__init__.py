@@ -1,0 +1,1 @@
+"""Functions and algorithms: targets whose structure is known exactly."""

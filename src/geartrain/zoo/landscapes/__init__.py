@@ -1,0 +1,1 @@
+"""Landscapes: basins, saddles and paths whose lengths are known in closed form."""

@@ -1,0 +1,1 @@
+"""Noise and posteriors: gradient noise, stationary laws and volumes in closed form."""

@@ -1,0 +1,1 @@
+"""Representations: features, memories and symmetries that were planted."""

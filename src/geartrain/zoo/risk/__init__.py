@@ -1,0 +1,1 @@
+"""Risk curves and decisions: test errors and choices that theory predicts."""
