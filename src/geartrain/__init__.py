@@ -26,6 +26,7 @@ _HOMES = {
 }
 _PACKAGES = (
     "builtin",
+    "claims",
     "datasets",
     "ensemble",
     "errors",
@@ -42,6 +43,7 @@ _PACKAGES = (
 if TYPE_CHECKING:
     from geartrain import (
         builtin,
+        claims,
         datasets,
         ensemble,
         errors,
@@ -69,6 +71,7 @@ __all__ = [
     "Objective",
     "Run",
     "builtin",
+    "claims",
     "datasets",
     "diagnose",
     "ensemble",

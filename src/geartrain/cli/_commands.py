@@ -87,6 +87,31 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Llc:
+    """Local learning coefficient of a run where it stands, with a page on the sampler's health."""
+
+    target: Positional[Target]
+    steps: Annotated[int, arg(help="Train that many steps first.")] = 0
+    budget: Annotated[str | None, arg(help="Time that sampling may take: 60s, 2min.")] = None
+    on: Annotated[Literal["train", "validation"], arg(help="Data whose loss is sampled.")] = "train"
+    probe: Annotated[int, arg(help="Examples to sample the loss on; 0 for all of them.")] = 0
+    set: Annotated[
+        tuple[str, ...],
+        arg(metavar="OPTION=VALUE", help="Options, such as chains=16 draws=500 localisation=10."),
+    ] = ()
+    out: Annotated[Path, arg(help="Folder for the page.")] = Path("geartrain-reports")
+    json: Json = False
+    seed: Seed = 0
+    device: Device = "cpu"
+
+    def execute(self) -> int:
+        """Sample, write the page, print."""
+        from geartrain.cli import _llc
+
+        return _llc.execute(self)
+
+
+@dataclass(frozen=True)
 class Instruments:
     """List the instruments, each with one line."""
 
@@ -222,6 +247,79 @@ class Zoo:
         return _zoo.execute(self.action)
 
 
+ClaimName = Annotated[str, arg(metavar="NAME", help="A claim; `geartrain claims list` lists them.")]
+
+
+@dataclass(frozen=True)
+class ClaimsList:
+    """List the claims by theme, each with its statement and what a full run takes."""
+
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class ClaimsShow:
+    """Explain one claim: statement, source, protocol, control, and the rule that decides."""
+
+    name: Positional[ClaimName]
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class ClaimsRun:
+    """Run claims, or what is left of them, and print the verdicts."""
+
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME", help="Claims to run.")] = ()
+    all: Annotated[bool, arg(help="All of them.")] = False
+    quick: Annotated[bool, arg(help="A quarter of the seeds and smaller settings: trends, no verdicts.")] = (
+        False
+    )
+    long: Annotated[bool, arg(help="Beyond the full protocol, where a claim has more.")] = False
+    seeds: Annotated[int | None, arg(help="Number of seeds (default: the protocol's).")] = None
+    budget: Annotated[str | None, arg(help="Time for each claim after which nothing further is begun.")] = (
+        None
+    )
+    workers: Annotated[int | None, arg(help="Processes (default: one for each processor).")] = None
+    out: Annotated[
+        Path | None,
+        arg(
+            help="Folder of the record; of several claims, the folder that holds theirs (default: geartrain-claims)."
+        ),
+    ] = None
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class ClaimsReport:
+    """Write the evidence book: a page for each claim that was run, and an index."""
+
+    records: Annotated[Path, arg(help="Folder with the records of claims, at any depth.")] = Path(
+        "geartrain-claims"
+    )
+    out: Annotated[Path, arg(help="Folder for the pages.")] = Path("geartrain-reports/claims")
+
+
+_CLAIMS = {"list": ClaimsList, "show": ClaimsShow, "run": ClaimsRun, "report": ClaimsReport}
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Statements about learning as preregistered experiments: list, show, run them, and write the evidence book."""
+
+    action: (
+        Annotated[ClaimsList, subcommand("list")]
+        | Annotated[ClaimsShow, subcommand("show")]
+        | Annotated[ClaimsRun, subcommand("run")]
+        | Annotated[ClaimsReport, subcommand("report")]
+    )
+
+    def execute(self) -> int:
+        """Do it."""
+        from geartrain.cli import _claims
+
+        return _claims.execute(self.action)
+
+
 @dataclass(frozen=True)
 class Demo:
     """Diagnose a healthy run on handwritten digits, then its broken twin, and say where the reports are."""
@@ -252,10 +350,12 @@ class Completion:
 COMMANDS = {
     "diagnose": Diagnose,
     "measure": Measure,
+    "llc": Llc,
     "instruments": Instruments,
     "mechanisms": Mechanisms,
     "sweep": Sweep,
     "zoo": Zoo,
+    "claims": Claims,
     "demo": Demo,
     "completion": Completion,
 }
@@ -286,12 +386,14 @@ def parse(argv: list[str]) -> Command:
 
 
 def _check_options(command: str, words: list[str], kind: Any) -> None:
-    if kind is Zoo and words and not words[0].startswith("-"):
-        if words[0] not in _ZOO:
+    inner = {Zoo: _ZOO, Claims: _CLAIMS}.get(kind)
+    if inner is not None and words and not words[0].startswith("-"):
+        if words[0] not in inner:
             raise UsageError(
-                f"There is no command 'zoo {words[0]}'. {nearest(words[0], _ZOO)} See geartrain zoo --help."
+                f"There is no command '{command} {words[0]}'. {nearest(words[0], inner)} "
+                f"See geartrain {command} --help."
             )
-        return _check_options(f"zoo {words[0]}", words[1:], _ZOO[words[0]])
+        return _check_options(f"{command} {words[0]}", words[1:], inner[words[0]])
     options = [*(f"--{f.name}" for f in fields(kind) if f.name not in POSITIONAL), "--help"]
     for word in (w.partition("=")[0] for w in words):
         if word.startswith("--") and word not in options:

@@ -219,6 +219,7 @@ def _chart(
     y_values: Sequence[np.ndarray] | None = None,
     description: str = "",
     bounded: bool = False,
+    word: str = "step",
 ) -> Figure:
     values = [line.y for line in lines] if y_values is None else y_values
     linear, log = linear_axis(values, *frame.y), log_axis(values, *frame.y)
@@ -229,7 +230,7 @@ def _chart(
     layers = [_layer(lines, frame, x_axis, linear, f"{key}-clip", "linear")]
     if log is not None:
         layers.append(_layer(lines, frame, x_axis, log, f"{key}-clip", "log"))
-    inner = Markup("").join([_clip(frame, f"{key}-clip"), _x_ticks(x_axis, frame, "step"), *layers])
+    inner = Markup("").join([_clip(frame, f"{key}-clip"), _x_ticks(x_axis, frame, word), *layers])
     text = description or ". ".join(_describe(line) for line in lines)
     svg = _svg(frame, inner, title=title, description=text, key=key)
     data = _data(lines, x_axis, linear, log)

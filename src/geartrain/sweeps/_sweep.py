@@ -202,7 +202,12 @@ class Sweep:
         return units(self.grid, self.version)
 
     def run(
-        self, *, executor: str | None = None, workers: int | None = None, progress: bool | None = None
+        self,
+        *,
+        executor: str | None = None,
+        workers: int | None = None,
+        progress: bool | None = None,
+        deadline: float | None = None,
     ) -> Status:
         """Compute every unit that is neither finished nor failed; return when all are, whoever computed them.
 
@@ -210,6 +215,7 @@ class Sweep:
             executor: Another executor for this call.
             workers: Another number of workers for this call.
             progress: Whether to show progress in this call.
+            deadline: Moment on the clock of `time.perf_counter` after which no further unit is begun (not for Slurm).
 
         Raises:
             DiskFullError: There is no room; what was finished is safe, and `run` goes on from there.
@@ -231,6 +237,7 @@ class Sweep:
                 self._executor(kind, workers),
                 progress=shown,
                 title=title,
+                deadline=deadline,
             )
         return self.status()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -24,8 +25,11 @@ def drive(
     *,
     progress: bool,
     title: str,
+    deadline: float | None = None,
 ) -> None:
     """Settle every unit that is not settled yet; return when all are, whoever settled them.
+
+    After ``deadline`` (on the clock of `time.perf_counter`) no further unit is begun; those that are out are awaited.
 
     Raises:
         DiskFullError: There is no room for a result; says how to go on. What was finished stays.
@@ -43,7 +47,7 @@ def drive(
         ):
             try:
                 executor.start(function)
-                _Drive(folder, executor, locks, todo, shown, len(units), failed).run()
+                _Drive(folder, executor, locks, todo, shown, len(units), failed, deadline).run()
             finally:
                 executor.stop()
     except DiskFullError as error:
@@ -65,7 +69,10 @@ class _Drive:
         shown: Progress,
         total: int,
         failed: int,
+        deadline: float | None,
     ) -> None:
+        self.deadline = math.inf if deadline is None else deadline
+        self.dropped = 0  # not begun because time was over
         self.folder = folder
         self.executor = executor
         self.locks = locks
@@ -78,6 +85,11 @@ class _Drive:
 
     def run(self) -> None:
         while self.todo or self.elsewhere or self.out:
+            if time.perf_counter() >= self.deadline:
+                self.dropped += len(self.todo) + len(self.elsewhere)
+                self.todo, self.elsewhere = deque(), []
+                if not self.out:
+                    break
             self._fill()
             self._show()
             if self.out:
@@ -117,4 +129,5 @@ class _Drive:
         )
 
     def _show(self) -> None:
-        self.shown.update(self.total - len(self.todo) - len(self.elsewhere) - len(self.out), self.failed)
+        left = len(self.todo) + len(self.elsewhere) + len(self.out) + self.dropped
+        self.shown.update(self.total - left, self.failed)
