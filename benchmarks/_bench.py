@@ -46,7 +46,7 @@ RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 PEERS = (
     "curvlinops-for-pytorch", "hessian-eigenthings", "pyhessian", "backpack-for-pytorch", "cockpit-for-pytorch",
-    "devinterp", "neural-tangents", "jax",
+    "devinterp", "neural-tangents", "jax", "blackjax",
 )  # fmt: skip
 
 

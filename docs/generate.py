@@ -2,24 +2,26 @@
 
 docs/instruments.md lists the instruments, docs/instruments/FAMILY.md explains them family by family, and
 docs/mechanisms.md says what each mechanism predicts, docs/zoo.md lists the toys, and docs/zoo/NAME.md explains one, with
-its picture docs/zoo/NAME.svg.
+its picture docs/zoo/NAME.svg. docs/claims.md lists the claims with the verdicts of the records in evidence/claims.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from geartrain import instruments, mechanisms, zoo
+from geartrain import claims, instruments, mechanisms, zoo
 from geartrain.cli._zoo import picture
 from geartrain.records import format_number
 
 HERE = Path(__file__).parent
+RECORDS = HERE.parent / "evidence" / "claims"
 SUBJECTS = {
     "objective": "an objective",
     "pair": "two objectives",
@@ -37,6 +39,7 @@ def pages() -> dict[str, str]:
     for family, names in own_families().items():
         made[f"instruments/{family}.md"] = family_page(family, names, predictions)
     made["zoo.md"] = zoo_page()
+    made["claims.md"] = claims_page()
     return made | {f"zoo/{name}.md": toy_page(name) for names in own_toys().values() for name in names}
 
 
@@ -145,6 +148,56 @@ def mechanisms_page() -> str:
         lines += [f"- Tried on a fork, *{i.name}*: {i.description}" for i in mechanism.interventions]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def claims_page() -> str:
+    lines = [
+        "# Claims",
+        "",
+        "Made by `docs/generate.py` from the claims' files and the records in `evidence/claims`. What is said about learning, as",
+        "experiments that can come out against it: estimand, control, rule and seeds are registered before the data, and code",
+        "decides from intervals. `geartrain claims show NAME` explains one, `run` repeats it, and",
+        "`geartrain claims report --records evidence/claims` writes the book: a page for each, with figure, numbers and protocol.",
+        "",
+        "*Supported*: the whole 95 % interval lies where the claim foretold it, and the control is quiet. *Refuted*: it lies wholly",
+        "elsewhere, or the control shows the same effect. *Inconclusive*: anything else. Every verdict holds for its scope only.",
+        "",
+    ]
+    for theme, names in claims.families().items():
+        if not theme:
+            continue
+        lines += [f"## {theme.capitalize()}", ""]
+        for name in names:
+            lines += claim_lines(name)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def claim_lines(name: str) -> list[str]:
+    claim, record = claims.get(name), RECORDS / name / "record.json"
+    said = json.loads(record.read_bytes()) if record.exists() else None
+    outcome = "not run yet" if said is None else said["outcome"]
+    lines = [f"### {claim.title}: {outcome}", "", f"`{name}`. {claim.statement}", ""]
+    if said is not None:
+        lines += ["| part | estimand | found | verdict |", "|---|---|---|---|"]
+        for part in said["parts"]:
+            found = "; ".join(
+                f"{k + ': ' if k else ''}{interval(e)}" for k, e in list(part["effects"].items())[:4]
+            )
+            more = "; ..." if len(part["effects"]) > 4 else ""
+            mark = part["outcome"] + ("" if part["bears"] else " (side question)")
+            lines.append(f"| {part['name']} | {cell(part['asks'])} | {cell(found + more)} | {mark} |")
+        lines += ["", f"{len(said['seeds'])} seeds; scope: {said['scope']}", ""]
+    return lines
+
+
+def interval(effect: dict[str, Any]) -> str:
+    value, low, high = (effect[k] for k in ("value", "low", "high"))
+    if value is None or low is None:
+        return "no value"
+    unit = "" if effect["unit"] == "1" else f" {effect['unit']}"
+    if low == value == high:
+        return f"{format_number(value)}{unit}"
+    return f"{format_number(value)} [{format_number(low)}, {format_number(high)}]{unit}"
 
 
 def own_toys() -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 import geartrain as gt
+from geartrain.sampling.learning_coefficient.health import NAMES
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,6 +77,16 @@ def test_the_page_on_ensembles_runs(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "my-sweep.parquet").exists()
+
+
+def test_the_page_on_sampling_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "sampling.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, object] = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), space)
+    assert "Local learning coefficient" in (tmp_path / "llc.html").read_text(encoding="utf-8")
+    for name in NAMES:
+        assert f"| `{name}` |" in page, "a warning that the page does not explain"
 
 
 def test_files_stay_short() -> None:

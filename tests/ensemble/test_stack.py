@@ -348,3 +348,40 @@ def test_rows_outside_an_embedding_are_refused() -> None:
     engine = stack.build(Fused().double(), next_token, layout)
     with pytest.raises(IndexError, match="embedding of 11 rows was asked for row 11"):
         engine.loss_and_gradient(params, buffers, Batch(TOKENS + 1, TOKENS, True, True))
+
+
+def test_tanh_is_exact_from_the_smallest_to_the_largest() -> None:
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Tanh(), nn.Linear(1, 1, bias=False))
+    engine = stack.build(model, functional.mse_loss, flat.layout_of(flat.select(model, None)))
+    x = torch.cat([torch.logspace(-37, 3, 2001), torch.tensor([0.0, torch.inf])])
+    x = torch.cat([x, -x])[:, None]
+    found = engine.outputs(torch.ones(1, 2), {}, x)[0]
+    truth = torch.tanh(x.double())
+    assert bool(((found - truth).abs() <= 4 * torch.finfo(torch.float32).eps * truth.abs()).all())
+    assert bool(engine.outputs(torch.ones(1, 2), {}, torch.tensor([[torch.nan]])).isnan().all())
+
+
+@pytest.mark.parametrize("classes", [2, 15, 16, 40])
+def test_cross_entropy_of_few_and_of_many_classes(classes: int) -> None:
+    model = nn.Linear(5, classes).double()
+    layout = flat.layout_of(flat.select(model, None))
+    y = torch.randint(classes, (12,), generator=seeded(5))
+    params = normal(3, layout.num_params, seed=6)
+    batch = Batch(X, y, True, True)
+    ours, theirs = (e.build(model, functional.cross_entropy, layout) for e in (stack, loop))
+    for mine, truth in zip(
+        ours.loss_and_gradient(params, {}, batch), theirs.loss_and_gradient(params, {}, batch), strict=True
+    ):
+        assert torch.allclose(mine, truth, rtol=1e-12, atol=1e-13)
+
+
+def test_members_are_split_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = perceptron(5, 4, 3).double()
+    engine = stack.build(model, functional.cross_entropy, flat.layout_of(flat.select(model, None)))
+    batch, params = Batch(X, Y, True, True), normal(33, 39, seed=7)
+    monkeypatch.setattr(engine, "_members_that_fit", lambda *_: 32)
+    parts: list[int] = []
+    weights = engine._weights
+    monkeypatch.setattr(engine, "_weights", lambda p, *rest: parts.append(len(p)) or weights(p, *rest))
+    engine.loss_and_gradient(params, {}, batch)
+    assert parts == [17, 16]

@@ -8,6 +8,7 @@ import torch
 from tests.sampling.test_llc import N_BETA, regression
 
 import geartrain as gt
+from geartrain.errors import InputError
 from geartrain.records import State
 from geartrain.sampling import FunctionPotential, truths
 from geartrain.sampling.learning_coefficient import WARNINGS
@@ -125,7 +126,11 @@ def test_all_chains_diverge():
     found = gt.llc(quadratic(), kernel="sgld", step_size=1.0, draws=500)
     assert found.status.state is State.NON_FINITE
     assert math.isnan(found.value)
-    assert "step_size='auto'" in found.status.sentence
+    assert "step size 1.00 is too large. Pass step_size='auto'" in found.status.sentence
+    with pytest.raises(
+        InputError, match="There is no trace, since no draws were made: All 8 chains became NaN"
+    ):
+        _ = found.trace
     assert found.warned("diverged_chains")
 
 

@@ -136,3 +136,8 @@ def test_messages():
         occupancy(-torch.ones(3, 4, dtype=torch.long))
     with pytest.raises(InputError, match=r"shape \(3, 2\); they must be \(chains, draws, 2\)"):
         find_basins(FunctionPotential(basins().energy, 2), torch.zeros(3, 2))
+
+
+def test_too_few_draws_for_an_error_say_so():
+    found = occupancy(torch.tensor([[0, 1, 1], [0, 0, 1]]))
+    assert "50 % (error unknown)" in found.sentence

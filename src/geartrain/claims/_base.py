@@ -102,6 +102,7 @@ class Claim:
     def text(self) -> Mapping[str, str]:
         """The sections of its file's docstring; the lead has the name ``""``."""
         raw = inspect.getdoc(inspect.getmodule(type(self))) or ""
+        raw = re.sub(r"^Ledger:.*\Z", "", raw, flags=re.MULTILINE | re.DOTALL)  # shown beside the source
         found = re.split(r"^\*\*([^*\n]+)\*\*\s*", raw, flags=re.MULTILINE)
         return {"": found[0].strip(), **{n: t.strip() for n, t in zip(found[1::2], found[2::2], strict=True)}}
 

@@ -98,7 +98,9 @@ class Results:
         said = [
             {"config": dict(c.config), "seeds": list(c.seeds), "arrays": sorted(c.arrays)} for c in self.cells
         ]
-        arrays: dict[str, Any] = {f"{i}/{name}": a for i, c in enumerate(self) for name, a in c.arrays.items()}
+        arrays: dict[str, Any] = {
+            f"{i}/{name}": a for i, c in enumerate(self) for name, a in c.arrays.items()
+        }
         arrays[_INDEX] = np.array(json.dumps(said))
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)

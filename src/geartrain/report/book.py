@@ -142,6 +142,17 @@ def command(verdict: Verdict) -> str:
     return f"geartrain claims run {verdict.claim}{scale}{seeds}"
 
 
+def marks(verdict: Verdict, page: str = "") -> Markup:
+    """The parts with their outcomes, each a link to its place."""
+    told = Markup('<a class="{}{}" href="{}#part-{}" title="{}: {}">{} {}</a>')
+    return Markup("").join(
+        told.format(
+            p.outcome, "" if p.bears else " side", page, p.name, p.outcome, p.asks, GLYPHS[p.outcome], p.name
+        )
+        for p in verdict.parts
+    )
+
+
 def _methods(verdict: Verdict) -> list[str]:
     """How the intervals were made, each way once."""
     told = [
@@ -202,4 +213,10 @@ def _inline(svg: str, name: str) -> str:
 
 
 def _tools() -> dict[str, Any]:
-    return {"effect": effect, "prose": prose, "glyphs": GLYPHS, "spans": lambda t: Markup(_spans(t))}
+    return {
+        "effect": effect,
+        "prose": prose,
+        "glyphs": GLYPHS,
+        "marks": marks,
+        "spans": lambda t: Markup(_spans(t)),
+    }

@@ -77,7 +77,7 @@ def render(found: LearningCoefficient, title: str = "") -> str:
 def _headline(found: LearningCoefficient, sampled: bool) -> str:
     if not sampled:
         return "There is no value"
-    value = words.with_error(float(found.value), found.standard_error).replace(" ", "\xa0")
+    value = words.with_error(float(found.value), float(found.standard_error)).replace(" ", "\xa0")
     count = len(found.warnings)
     told = "nothing to warn of" if not count else words.count(count, "warning")
     return f"Local learning coefficient {value}: {told}"

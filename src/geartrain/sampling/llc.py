@@ -92,7 +92,7 @@ def llc(
 
     Returns:
         The coefficient: ``value``, ``standard_error``, ``interval``, ``predicted_bias``, ``health``, ``warnings``,
-        ``trace``, ``to_devinterp()``; prints as a summary.
+        ``trace``, ``to_devinterp()``, ``to_html(path)`` (a page on the sampler's health); prints as a summary.
 
     Raises:
         InputError: A setting that cannot be, or an unknown name.

@@ -53,7 +53,9 @@ class Occupancy:
         if self.num_basins == 1:
             return "All draws lie in one basin; others that no chain started in may exist."
         shown = ", ".join(
-            f"{100 * float(s):.0f} ± {100 * float(e):.0f} %"
+            f"{100 * float(s):.0f} % (error unknown)"
+            if e != e
+            else f"{100 * float(s):.0f} ± {100 * float(e):.0f} %"
             for s, e in zip(self.shares[:5], self.standard_error[:5], strict=True)
         )
         more = f" and {self.num_basins - 5} more" if self.num_basins > 5 else ""

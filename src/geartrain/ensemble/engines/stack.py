@@ -9,6 +9,7 @@ Where the inputs of the first layer are mostly zeros (one-hot codes), its produc
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -130,6 +131,7 @@ class Stack:
         gradient = kept[:members]
         losses = params.new_empty(members)
         size = self._members_that_fit(params, buffers, batch)
+        size = math.ceil(members / math.ceil(members / size))  # equal parts, no straggler
         with torch.no_grad():
             for start in range(0, members, size):
                 part = slice(start, min(start + size, members))

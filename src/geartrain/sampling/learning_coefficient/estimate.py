@@ -111,9 +111,10 @@ def _judged(
 ) -> LearningCoefficient:
     cut = draws.status.state if draws.status.state in _CUT else None
     if not draws.num_alive:
+        size = float(torch.as_tensor(draws.settings["kernel"]["step_size"]).max())
         sentence = (
-            f"All {draws.num_chains} chains became NaN or infinite and were stopped: step size "
-            f"{format_number(float(draws.step_size.nan_to_num(0).max()))} is too large. Pass step_size='auto'."
+            f"All {draws.num_chains} chains became NaN or infinite and were stopped: step size {format_number(size)} "
+            "is too large. Pass step_size='auto'."
         )
         return _nothing(State.NON_FINITE, sentence, setting)
     if draws.num_draws < _FEWEST_DRAWS:
@@ -168,7 +169,11 @@ def _judged(
             "health": report,
             "warnings": cautions,
             "by_chain": mean.by_chain,
+            "num_params": excess.num_params,
+            "num_examples": excess.num_examples,
+            "stopped_at": {c: int(draws.stopped_at[c]) for c in (~draws.alive).nonzero()[:, 0].tolist()},
             "trace": values.cpu().numpy(),
+            "burn_in_trace": (draws.burn_in_losses[draws.alive].double() * beta).cpu().numpy(),
             "distance_trace": distances.sqrt().cpu().numpy(),
             "notes": draws.notes,
         },

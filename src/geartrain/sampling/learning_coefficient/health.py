@@ -25,7 +25,8 @@ NAMES = (
 )
 """Everything that a warning can be called."""
 
-_RHAT = 1.05
+RHAT = 1.05
+"""Largest R-hat of the loss trace that is no warning."""
 _ESS_PER_CHAIN = 10.0
 _SURE = 0.005
 """Two-sided level of the tests behind warnings about drift and sensitivities."""
@@ -305,11 +306,11 @@ def _multiplicity(seen: Seen, health: Health) -> Caution | None:
 
 
 def _mixed(seen: Seen, health: Health) -> Caution | None:
-    if not health.rhat > _RHAT:
+    if not health.rhat > RHAT:
         return None
     return Caution(
         "not_mixed",
-        f"R-hat of the loss is {format_number(health.rhat, 3)}, above {_RHAT}: the chains disagree. Draw longer.",
+        f"R-hat of the loss is {format_number(health.rhat, 3)}, above {RHAT}: the chains disagree. Draw longer.",
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from geartrain.errors import InputError
 from geartrain.records import Measurement, format_number
 from geartrain.sampling.learning_coefficient.health import Caution, Health
+from geartrain.store import write_file
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class LearningCoefficient(Measurement):
     @property
     def health(self) -> Health:
         """What the sampler did."""
-        return self.details["health"]
+        return self._of_chains("health")
 
     @property
     def warnings(self) -> tuple[Caution, ...]:
@@ -43,12 +46,17 @@ class LearningCoefficient(Measurement):
     @property
     def trace(self) -> np.ndarray:
         """nβ(L(w) - L(w*)) at every draw of the chains that count, shape (chains, draws)."""
-        return self.details["trace"]
+        return self._of_chains("trace")
 
     @property
     def n_beta(self) -> float:
         """Number of examples times inverse temperature."""
         return self.details["n_beta"]
+
+    def _of_chains(self, name: str) -> Any:
+        if name not in self.details:
+            raise InputError(f"There is no {name}, since no draws were made: {self.status.sentence}")
+        return self.details[name]
 
     def warned(self, name: str) -> bool:
         """Whether there is a warning of that name."""
@@ -74,6 +82,31 @@ class LearningCoefficient(Measurement):
             "loss/trace": start + trace / beta,
         }
         return result | {f"llc-chain/{i}": float(value) for i, value in enumerate(by_chain)}
+
+    def to_html(self, path: str | Path, title: str = "") -> Path:
+        """Write the sampler's health as one offline page: traces, running means, diagnostics, warnings.
+
+        Args:
+            path: File to write.
+            title: Of what this is the coefficient.
+
+        Returns:
+            The file.
+
+        Raises:
+            InputError: The folder cannot be written.
+        """
+        from geartrain.report import sampler
+
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(path, sampler.render(self, title).encode())
+        except OSError as error:
+            raise InputError(
+                f"Cannot write {path}: {error.strerror or error}. Choose a folder that you may write to."
+            ) from error
+        return path
 
     def __str__(self) -> str:
         value = float(self.value)

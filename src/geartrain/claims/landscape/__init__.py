@@ -1,0 +1,1 @@
+"""Claims about the shape of the loss: edges, valleys, craters."""

@@ -1,0 +1,1 @@
+"""Claims about posteriors over weights, and about chains that sample them."""
