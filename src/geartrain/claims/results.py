@@ -131,7 +131,7 @@ def _read(folder: Folder, units: Any) -> list[Cell]:
                 raise InputError(
                     f"{name} has the axes {tuple(said['dims'])}; a claim records arrays whose first axis is 'seed'."
                 )
-        config = {k: v for k, v in unit.config.items() if k not in ("claim", "scale")}
+        config = {k: v for k, v in unit.config.items() if k != "claim"}
         key = json.dumps(config, sort_keys=True)
         configs[key] = config
         blocks.setdefault(key, []).append((unit, {name: header.read(name) for name in header.arrays}))

@@ -99,7 +99,7 @@ class DoubleDescentEpoch(claims.Claim):
         "steps none of these showed a second fall beyond noise, and the setting closest to the protocol was kept."
     )
     seeds: ClassVar = 8
-    minutes: ClassVar = 2.2
+    minutes: ClassVar = 2.0
     scope: ClassVar = (
         "Gradient flow from zero on half the mean squared error: 100 examples, 50 features of variance 1 (Σβ² = 0.5) "
         "and 10 of variance 0.002 (Σβ² = 500), noise variance 0.1. Network (c, d): 64-256-10, relu, squared error, "

@@ -102,7 +102,7 @@ class DoubleDescentModel(claims.Claim):
         "the step size, 256 examples and the range of widths."
     )
     seeds: ClassVar = 8
-    minutes: ClassVar = 5.0
+    minutes: ClassVar = 3.0
     scope: ClassVar = (
         "Least squares of least norm on 20 to 1,600 random relu features of 30 inputs, 200 examples, linear teacher, "
         "noise 0.3. Networks 64-width-10, relu, width 2 to 512, squared error and cross-entropy, 256 digits, 20 % "

@@ -91,7 +91,7 @@ class DoubleDescentSample(claims.Claim):
         "widths 16 and 32) fixed step size, 4,000 steps and the range of n."
     )
     seeds: ClassVar = 8
-    minutes: ClassVar = 3.8
+    minutes: ClassVar = 2.0
     scope: ClassVar = (
         "Least squares of least norm, 100 isotropic Gaussian features or 100 random relu features of 30 inputs, linear "
         "teacher with noise, 25 to 400 examples; a network 64-32-10 with relu, squared error, digits with 20 % wrong "

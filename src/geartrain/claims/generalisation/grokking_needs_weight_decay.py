@@ -151,7 +151,7 @@ class GrokkingNeedsWeightDecay(claims.Claim):
         "control became a question of its own (scarcity). The one-layer transformer has not been run."
     )
     seeds: ClassVar = 8
-    minutes: ClassVar = 12.0
+    minutes: ClassVar = 10.0
     scope: ClassVar = (
         "Modular addition, half of the pairs, p = 37; summed embeddings, 128 units, one hidden layer, no biases, "
         "small first weights (0.1); full batch, AdamW (0.9, 0.98), step 0.05 (cross-entropy) or 0.01 (squared "

@@ -93,7 +93,7 @@ class CraterVsValley(claims.Claim):
         "give about 400 arrivals instead of 20,000, of which the needle with k = 8 would catch four. "
         "Perturbation and radii are taken at k = 3, where the crater finds solutions too."
     )
-    minutes: ClassVar = 5.0
+    minutes: ClassVar = 2.0
     instruments: ClassVar = ("hessian_spectrum", "hessian_trace", "volume_scaling")
     scope: ClassVar = (
         "The toy crater-valley; two-layer ReLU networks of 2k units on the whole cube of 2k - 1 bits, parities "

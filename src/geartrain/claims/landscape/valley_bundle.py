@@ -91,7 +91,7 @@ class ValleyBundle(claims.Claim):
         "Parts d and e are new."
     )
     seeds: ClassVar = 8
-    minutes: ClassVar = 4.0
+    minutes: ClassVar = 3.0
     instruments: ClassVar = ("effective_condition_number",)
     scope: ClassVar = (
         "Full-batch gradient descent, 400 steps, constant step between 0.2 and 0.95 of the stable one, on tanh "

@@ -147,7 +147,7 @@ class WeightsOrFunctions(claims.Claim):
         "to be expected."
     )
     seeds: ClassVar = 32
-    minutes: ClassVar = 4.0
+    minutes: ClassVar = 6.0
     instruments: ClassVar = ()
     scope: ClassVar = (
         "HMC with unit mass, 4 or 10 chains, 3,000 draws; y = abx with a Gaussian prior, two Gaussian wells in the "
@@ -281,7 +281,8 @@ class WeightsOrFunctions(claims.Claim):
             ylabel="|error| of seen outputs (s.e.)",
         )
         errors.set_title("R-hat of outputs below 1.01")
-        errors.legend(loc="upper left", bbox_to_anchor=(0.14, 0.62), handletextpad=0.2, labelspacing=0.3)
+        errors.set_ylim(top=40)
+        errors.legend(loc="upper center", ncols=2, handletextpad=0.2, labelspacing=0.3)
         for exact, colour, told in ((True, "0.65", "exact starts"), (False, "C0", "half in each")):
             for cell in results.where(posterior="basins", exact=exact):
                 excess = (cell["share"] - cell["mass"]).ravel()

@@ -95,7 +95,7 @@ class GameOfLifeOvercompleteness(claims.Claim):
         "first written; three steps are left to the scale 'long'."
     )
     seeds: ClassVar = 16
-    minutes: ClassVar = 10.0
+    minutes: ClassVar = 7.0
     scope: ClassVar = (
         "Networks of Springer and Kenyon for one and two steps, ReLU, torch's first weights, cross-entropy, Adam "
         "0.01 for 2,000 steps on the exact loss, or 0.005 for 3,000 steps on batches of 16 from 2,048 boards of 12 x "

@@ -85,7 +85,7 @@ class LeapComplexity(claims.Claim):
         "random, for ReLU units without bias do not see odd parities. Steps are looked at every other step, then "
         "every 3 %, not every 100."
     )
-    minutes: ClassVar = 5.0
+    minutes: ClassVar = 2.0
     scope: ClassVar = (
         "Sums of parities of up to three of 15 to 240 inputs of ±1; two-layer ReLU networks of width 100, both "
         "layers trained together from uniform starts; SGD without momentum on fresh batches of 64, half squared "

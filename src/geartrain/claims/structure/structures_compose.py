@@ -91,7 +91,7 @@ class StructuresCompose(claims.Claim):
         "are reported, but not judged: weights that hardly move are no evidence of reuse; instead a frozen first "
         "layer was added."
     )
-    minutes: ClassVar = 3.0
+    minutes: ClassVar = 1.0
     scope: ClassVar = (
         "Parities of 4 and 6 of 10 to 60 inputs of ±1; ReLU networks with one hidden layer of 200 units "
         "(mean-field step sizes 0.05·√200 and 0.05/√200) or two of 64 (step size 0.3); SGD without momentum on "
