@@ -118,7 +118,9 @@ def main() -> None:
     for name in options.only:
         if not options.again and records.get(name, {}).get("seeds", 0) >= options.seeds:
             continue
-        records[name] = measured(name, CASES[name](), options.seeds)
+        found = measured(name, CASES[name](), options.seeds)
+        records = json.loads(path.read_text()) if path.exists() else {}  # another process may have added to it
+        records[name] = found
         written({n: records[n] for n in CASES if n in records})
         print(name, json.dumps({k: v for k, v in records[name].items() if k != "what"}), flush=True)
 
