@@ -119,7 +119,8 @@ def main() -> None:
         if not options.again and records.get(name, {}).get("seeds", 0) >= options.seeds:
             continue
         found = measured(name, CASES[name](), options.seeds)
-        records = json.loads(path.read_text()) if path.exists() else {}  # another process may have added to it
+        # Another process may have added to it.
+        records = json.loads(path.read_text()) if path.exists() else {}
         records[name] = found
         written({n: records[n] for n in CASES if n in records})
         print(name, json.dumps({k: v for k, v in records[name].items() if k != "what"}), flush=True)
